@@ -1,0 +1,369 @@
+"""The data module: collector -> frames embedded -> replay buffer and success memory -> batches."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_lightning import LightningDataModule
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.collectors import Collector
+
+from furl_lightning.alignment import Triple
+from furl_lightning.env import MetaWorldEnv, RewardKind
+from furl_lightning.fleet import SimulatorSettings
+from furl_lightning.journal import Journal
+from furl_lightning.policy import RelayPolicy
+from furl_lightning.randomness import Randomness
+from furl_lightning.rendering import RenderQuality
+from furl_lightning.replay import Replay
+from furl_lightning.simulator import GoalMode, first_success_frame
+from furl_lightning.success_memory import LagRule, SuccessMemory
+from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
+
+if TYPE_CHECKING:
+    from furl_lightning.module import FuRLModule
+
+logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces every storage that it allocates
+
+
+class Episode(NamedTuple):
+    """What became of every agent's episode, each [A]."""
+
+    success: Tensor  # bool, at the last step
+    success_any: Tensor  # bool, at any step
+    returns: Tensor  # sum of the task reward
+
+
+class Iteration(NamedTuple):
+    """One turn of the loop: ``steps_per_iteration`` environment steps have been collected."""
+
+    env_steps: int  # per agent, since the run began
+    updates: int  # to be made now
+    episode: Episode | None  # where one has just ended
+
+
+@dataclass
+class Batch:
+    """What one update of the learner needs."""
+
+    transitions: dict[str, Tensor]  # [A, B, ...], the replay buffer's fields in float32
+    success_agents: list[int]  # the K agents past their first success
+    triple: Triple | None  # theirs, [K, B, D]
+
+
+class FuRLDataModule(LightningDataModule):
+    """Collects with the relay policy, embeds frames, stores transitions, draws batches.
+
+    Args:
+        tasks: Meta-World tasks or sets of them (mt10, mt25, mt50); the population is tasks x seeds.
+        seeds: one agent per task and seed.
+        env_steps: length of the run, in environment steps per agent.
+        start_steps: steps of uniform random actions at the beginning, without updates.
+        goal: fixed: placed once from the seed, goal hidden; random: placed anew at each reset, goal observed.
+        goal_image: align with the expert's first-success frame until the agent's own first success.
+        reward: task reward: sparse (success - 1) or dense (Meta-World's own).
+        prompts: sentences by task name, in place of the catalogue's.
+        render: fast (no shadows, reflections, multisampling) or full (the simulator's own picture).
+        mirror: feed the VLM the mirror image, as the published code does.
+        bgr: feed the VLM channels in BGR order, as the published code does.
+        num_workers: processes that host the environments; 0 hosts them in the training process.
+        steps_per_iteration: environment steps collected before as many updates are made; divides 500.
+        batch_size: transitions drawn for each agent and update.
+        replay_size: transitions kept for each agent.
+        memory_size: frames in each ring of the success memory, for each agent.
+        gap: frames between a positive and its lag.
+        lag_rule: ring: the lag is gap places back in the ring; published: the authors' faulty place.
+        eval_every: environment steps between evaluations; there is one at the end too.
+        eval_episodes: episodes an evaluation; 0 stands for 1 with fixed and 10 with random goals.
+        save_every: environment steps between checkpoints; there is one at the end too.
+    """
+
+    def __init__(
+        self,
+        tasks: str | list[str] = "mt10",
+        seeds: list[int] = [0],  # noqa: B006 (read only; shown as a list in --help)
+        env_steps: int = 1_000_000,
+        start_steps: int = 10_000,
+        goal: GoalMode = "fixed",
+        goal_image: bool = True,
+        reward: RewardKind = "sparse",
+        prompts: dict[str, str] | None = None,
+        render: RenderQuality = "fast",
+        mirror: bool = False,
+        bgr: bool = False,
+        num_workers: int = 0,
+        steps_per_iteration: int = 1,
+        batch_size: int = 256,
+        replay_size: int = 500_000,
+        memory_size: int = 20_000,
+        gap: int = 10,
+        lag_rule: LagRule = "ring",
+        eval_every: int = 100_000,
+        eval_episodes: int = 0,
+        save_every: int = 10_000,
+    ) -> None:
+        super().__init__()
+        positive = dict(
+            env_steps=env_steps, steps_per_iteration=steps_per_iteration, batch_size=batch_size,
+            replay_size=replay_size, memory_size=memory_size, gap=gap, eval_every=eval_every, save_every=save_every,
+        )  # fmt: skip
+        for name, value in positive.items():
+            if value < 1:
+                raise ValueError(f"data.{name} must be at least 1, not {value}")
+        for name, value in dict(start_steps=start_steps, num_workers=num_workers, eval_episodes=eval_episodes).items():
+            if value < 0:
+                raise ValueError(f"data.{name} must not be negative, but is {value}")
+        if EPISODE_STEPS % steps_per_iteration:
+            near = min(_divisors(EPISODE_STEPS), key=lambda d: abs(d - steps_per_iteration))
+            raise ValueError(
+                f"data.steps_per_iteration must divide an episode's {EPISODE_STEPS} steps; "
+                f"the nearest to {steps_per_iteration} is {near}"
+            )
+        for name, value in dict(env_steps=env_steps, start_steps=start_steps).items():
+            if value % steps_per_iteration:
+                raise ValueError(
+                    f"data.{name} must be a multiple of data.steps_per_iteration ({steps_per_iteration}), not {value}; "
+                    f"the next is {-(-value // steps_per_iteration) * steps_per_iteration}"
+                )
+        for name, value in dict(replay_size=replay_size, memory_size=memory_size).items():
+            if value < EPISODE_STEPS:
+                raise ValueError(f"data.{name} must hold an episode of {EPISODE_STEPS} steps, not {value}")
+        if not seeds:
+            raise ValueError("data.seeds is empty; give at least one, e.g. [0]")
+        if min(seeds) < 0:
+            raise ValueError(f"data.seeds must not be negative, but has {min(seeds)}")
+        if len(set(seeds)) < len(seeds):
+            twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+            raise ValueError(f"data.seeds has {', '.join(map(str, twice))} twice; each agent needs a seed of its own")
+        names = task_names(tasks)
+        self.agents = [Agent(task, seed) for task in names for seed in seeds]
+        unknown = sorted(set(prompts or {}) - set(names))
+        if unknown:
+            raise ValueError(f"data.prompts names {', '.join(unknown)}, not among data.tasks: {', '.join(names)}")
+        sentences = {**INSTRUCTIONS, **(prompts or {})}
+        self.instructions = [sentences[agent.task] for agent in self.agents]
+        self.env_steps_total, self.start_steps = env_steps, start_steps
+        self.goal, self.goal_image, self.reward_kind = goal, goal_image, reward
+        self.num_workers = num_workers
+        self.steps_per_iteration, self.batch_size = steps_per_iteration, batch_size
+        self.replay_size = replay_size
+        self.replay_capacity = max(EPISODE_STEPS, min(replay_size, env_steps))
+        self.memory_size, self.gap, self.lag_rule = memory_size, gap, lag_rule
+        self.eval_every, self.save_every = eval_every, save_every
+        self.eval_episodes = eval_episodes or (1 if goal == "fixed" else 10)
+        self.settings = SimulatorSettings(goal, render, mirror, bgr)
+
+        self.randomness = Randomness(self.agents)
+        self.env_steps = 0
+        """Environment steps made so far, per agent."""
+        self.goal_embedding: Tensor | None = None
+        self.seconds = {"step": 0.0, "render": 0.0, "embed": 0.0, "collect": 0.0}
+        """Time spent since the last log, by part; stepping and rendering summed over the workers."""
+        self.run_folder: Path | None = None
+        """Where the run lies on disk, if it does."""
+        self.restored_from: Path | None = None
+        """The folder of the checkpoint that the run resumes from, if it does."""
+        self._env: MetaWorldEnv | None = None
+        self._restored: dict[str, Any] | None = None
+
+    # -- the pieces, made when training begins
+
+    def connect(self, module: FuRLModule) -> None:
+        """Make environments, collector, replay buffer and memory around the module's policies."""
+        self._module = module
+        device, num = module.device, len(self.agents)
+        self.journal = Journal(self.run_folder / "checkpoints" if self.run_folder else None)
+        self.replay = Replay(self.replay_capacity, device)
+        self.memory = SuccessMemory(
+            num, self.memory_size, module.vlm.width, self.gap, self.lag_rule, device=device
+        )
+        if self.goal_embedding is None:
+            self.goal_embedding = self._embed_goals(module)
+        self.goal_embedding = self.goal_embedding.to(device)
+        self._env = MetaWorldEnv(self.agents, self.settings, self.num_workers, self.reward_kind)
+        self.policy = RelayPolicy(
+            module.vlm_agent, module.sac_agent, module.relay, self.randomness, self.start_steps, module.sac_noise
+        )
+        self._success = torch.zeros(EPISODE_STEPS, num, dtype=torch.bool)
+        self._returns = torch.zeros(num)
+        if self._restored is not None:
+            self._resume(self._restored)
+            self._restored = None
+        self._collector = Collector(
+            self._env,
+            self.policy,
+            frames_per_batch=num * self.steps_per_iteration,
+            total_frames=-1,
+            use_buffers=False,
+            return_same_td=True,
+            trust_policy=True,
+            track_traj_ids=False,
+            split_trajs=False,
+            auto_register_policy_transforms=False,
+        )
+
+    def _embed_goals(self, module: FuRLModule) -> Tensor:
+        """The goal images' embeddings [A, D]; NaN where none is used or the expert fails.
+
+        The images are left as PNG in the run's folder, to be looked at.
+        """
+        embedding = torch.full((len(self.agents), module.vlm.width), math.nan)
+        if not self.goal_image:
+            return embedding
+        frames: dict[int, np.ndarray] = {}
+        for i, agent in enumerate(self.agents):
+            s = self.settings
+            assert s.render is not None
+            frame = first_success_frame(agent.task, agent.seed, s.goal, s.render, s.mirror, s.bgr)
+            if frame is None:
+                logging.getLogger(__name__).warning(
+                    "the scripted expert fails on %s: no goal image, so no alignment before its first success", agent
+                )
+                continue
+            frames[i] = frame
+            if self.run_folder is not None:
+                folder = self.run_folder / "goals"
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(frame).save(folder / f"{agent.task}-{agent.seed}.png")
+        if frames:
+            embedding[list(frames)] = module.vlm.encode_images(torch.from_numpy(np.stack(list(frames.values())))).cpu()
+        return embedding
+
+    # -- the loop
+
+    def train_dataloader(self) -> _Iterations:
+        """One item per iteration until ``env_steps`` have been made."""
+        assert self.trainer is not None
+        self.connect(self.trainer.lightning_module)  # type: ignore[arg-type]
+        return _Iterations(self)
+
+    def iterate(self) -> Iterator[Iteration]:
+        """Collect, embed and store, one iteration at a time."""
+        collected = iter(self._collector)
+        while self.env_steps < self.env_steps_total:
+            started = perf_counter()
+            rollout = next(collected)
+            embedding_seconds = self._store(rollout)
+            self.seconds["embed"] += embedding_seconds
+            self.seconds["collect"] += perf_counter() - started - embedding_seconds
+            updates = self.steps_per_iteration if self.env_steps > self.start_steps else 0
+            yield Iteration(self.env_steps, updates, self._end_episode())
+
+    def _store(self, rollout: TensorDictBase) -> float:
+        """Embed a rollout [A, T] in one call and append it; returns the seconds spent embedding."""
+        following = rollout["next"]
+        num, length = rollout.batch_size
+        started = perf_counter()
+        embedding = self._module.vlm.encode_images(following["pixels"].flatten(0, 1)).unflatten(0, (num, length))
+        seconds = perf_counter() - started
+        assert self.goal_embedding is not None
+        distance = (embedding - self.goal_embedding[:, None]).norm(dim=-1)
+        steps = {
+            "observation": rollout["observation"],
+            "action": rollout["action"],
+            "next_observation": following["observation"],
+            "reward": following["reward"].squeeze(-1),
+            "terminated": following["terminated"].squeeze(-1),
+            "embedding": embedding.half(),
+            "goal_distance": distance,
+        }
+        self.replay.extend(TensorDict({k: v.transpose(0, 1) for k, v in steps.items()}, [length, num]))
+        begun = self.env_steps % EPISODE_STEPS
+        self._success[begun : begun + length] = following["success"].squeeze(-1).T
+        self._returns += following["reward"].sum((1, 2))
+        self.env_steps += length
+        return seconds
+
+    def _end_episode(self) -> Episode | None:
+        """If an episode has just ended: fill the success memory and let the relay look at it."""
+        if self.env_steps % EPISODE_STEPS:
+            return None
+        embedding = self.replay.last(EPISODE_STEPS, "embedding")  # [500, A, D]
+        for i in range(len(self.agents)):
+            self.memory.add_episode(i, embedding[:, i], self._success[:, i])
+        self._module.relay.retire(self.memory.positives)
+        episode = Episode(self._success[-1].clone(), self._success.any(0), self._returns.clone())
+        self._returns.zero_()
+        return episode
+
+    def sample(self) -> Batch:
+        """Draw one update's batch from the agents' ``learning`` streams."""
+        generators = self.randomness.learning
+        transitions = self.replay.sample(self.batch_size, generators)
+        transitions["embedding"] = transitions["embedding"].float()
+        transitions["discount"] = 1.0 - transitions.pop("terminated").float()
+        agents = self.memory.drawable.nonzero().flatten().tolist()
+        triple = self.memory.draw(agents, self.batch_size, generators) if agents else None
+        return Batch(transitions, agents, triple)
+
+    # -- checkpoints: the rings' contents go to files of their own, see checkpoint.py
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and random states; small. With the rings it restores the data module exactly."""
+        if self._env is None:
+            return {}
+        return {
+            "env_steps": self.env_steps,
+            "randomness": self.randomness.state_dict(),
+            "environment": self._env.snapshot(),
+            "goal_embedding": self.goal_embedding.cpu() if self.goal_embedding is not None else None,
+            "memory": self.memory.counters(),
+            "journal": self.journal.entries,
+            "returns": self._returns,
+            "success": self._success,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave; used when :meth:`connect` makes the pieces."""
+        if not state:
+            return
+        self.randomness.load_state_dict(state["randomness"])
+        self.goal_embedding = state["goal_embedding"]
+        self._restored = state
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        assert self._env is not None
+        self.env_steps = state["env_steps"]
+        self.policy.env_steps = self.env_steps
+        self.memory.load_counters(state["memory"])
+        self.journal.restore(state["journal"], self.restored_from, self.replay, self.memory)
+        self._returns.copy_(state["returns"])
+        self._success.copy_(state["success"])
+        begun = self.env_steps % EPISODE_STEPS
+        actions = self.replay.last(begun, "action").cpu() if begun else torch.empty(0, len(self.agents), 4)
+        self._env.restore(state["environment"], actions)
+
+    def teardown(self, stage: str) -> None:
+        """End the workers and free the renderers."""
+        if self._env is not None:
+            self._collector.shutdown()
+            self._env.close(raise_if_closed=False)
+            self._env = None
+
+
+class _Iterations:
+    """What Lightning iterates over; its length is known, so that Lightning does not prefetch."""
+
+    def __init__(self, data: FuRLDataModule) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        left = self.data.env_steps_total - self.data.env_steps
+        return max(0, left // self.data.steps_per_iteration)
+
+    def __iter__(self) -> Iterator[Iteration]:
+        return self.data.iterate()
+
+
+def _divisors(number: int) -> Sequence[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]

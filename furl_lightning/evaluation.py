@@ -1,0 +1,103 @@
+"""Evaluation of the deterministic VLM agents, in environments and with random numbers of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from furl_lightning.data import FuRLDataModule
+from furl_lightning.env import MetaWorldEnv, RewardKind
+from furl_lightning.fleet import SimulatorSettings
+from furl_lightning.module import FuRLModule
+from furl_lightning.policy import DeterministicPolicy
+from furl_lightning.tasks import EPISODE_STEPS, Agent
+
+RANDOM_GOAL_SEED_OFFSET = 100
+"""Evaluation's seed with random goals is the agent's plus this (the paper's protocol)."""
+
+
+class Evaluator:
+    """Episodes of a population's deterministic policy.
+
+    Fixed goals: the training's placement. Random goals: placements drawn from seed + 100, the same
+    ones at every evaluation, so that evaluations differ by the policy alone.
+    """
+
+    def __init__(
+        self, agents: Sequence[Agent], settings: SimulatorSettings, num_workers: int = 0, reward: RewardKind = "sparse"
+    ) -> None:
+        self.offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
+        own = [Agent(agent.task, agent.seed + self.offset) for agent in agents]
+        self.env = MetaWorldEnv(own, replace(settings, render=None), num_workers, reward)
+        self._start = self.env.fleet.random_states()
+
+    def evaluate(self, policy: DeterministicPolicy, episodes: int) -> dict[str, Tensor]:
+        """Means over the episodes, each [A]: success (last step), success_any (any step), return."""
+        self.env.fleet.set_random_states(self._start)
+        results: dict[str, list[Tensor]] = {"success": [], "success_any": [], "return": []}
+        for _ in range(episodes):
+            episode = self.env.rollout(EPISODE_STEPS, policy)["next"]
+            success = episode["success"].squeeze(-1)  # [A, 500]
+            results["success"].append(success[:, -1].float())
+            results["success_any"].append(success.any(1).float())
+            results["return"].append(episode["reward"].sum((1, 2)))
+        return {name: torch.stack(values).mean(0) for name, values in results.items()}
+
+    def close(self) -> None:
+        """End its workers."""
+        self.env.close(raise_if_closed=False)
+
+
+class Evaluation(Callback):
+    """Evaluates every ``data.eval_every`` environment steps and at the end; prints the last as a table."""
+
+    def __init__(self) -> None:
+        self._evaluator: Evaluator | None = None
+        self.results: dict[str, Tensor] = {}
+        """Of the newest evaluation, each [A]; see :meth:`Evaluator.evaluate`."""
+        self.env_steps = -1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Evaluate where it is time to."""
+        data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        due = data.env_steps % data.eval_every < data.steps_per_iteration
+        if due or data.env_steps >= data.env_steps_total:
+            self._evaluate(pl_module, data)
+
+    def _evaluate(self, module: LightningModule, data: FuRLDataModule) -> None:
+        assert isinstance(module, FuRLModule)
+        if self._evaluator is None:
+            self._evaluator = Evaluator(data.agents, data.settings, data.num_workers, data.reward_kind)
+        self.results = self._evaluator.evaluate(DeterministicPolicy(module.vlm_agent), data.eval_episodes)
+        self.env_steps = data.env_steps
+        module.log_agents({f"eval/{name}": values for name, values in self.results.items()}, data.env_steps)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table and free the environments."""
+        data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if self.results and self.env_steps == data.env_steps:
+            print(f"\n{table(data.agents, self.results, self.env_steps)}", file=sys.stdout, flush=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Free the environments."""
+        if self._evaluator is not None:
+            self._evaluator.close()
+            self._evaluator = None
+
+
+def table(agents: Sequence[Agent], results: dict[str, Tensor], env_steps: int) -> str:
+    """Success of each agent and the mean, as text."""
+    width = max(len(str(agent)) for agent in agents)
+    head = f"{'task/seed':<{width}}  success  any step   return"
+    rows = [f"evaluation after {env_steps:,} environment steps", head, "-" * len(head)]
+    columns = torch.stack([results["success"], results["success_any"], results["return"]], 1)
+    for name, values in zip([*map(str, agents), "mean"], [*columns, columns.mean(0)], strict=True):
+        success, success_any, returned = values.tolist()
+        rows.append(f"{name:<{width}}  {success:7.1%}  {success_any:8.1%}  {returned:7.1f}")
+    return "\n".join(rows)

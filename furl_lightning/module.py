@@ -1,0 +1,327 @@
+"""The LightningModule: both SAC populations, the aligned reward, the relay, and the frozen VLM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from furl_lightning.alignment import AlignedReward
+from furl_lightning.data import Batch, Episode, FuRLDataModule, Iteration
+from furl_lightning.optim import PopulationAdam
+from furl_lightning.randomness import normal
+from furl_lightning.relay import Relay
+from furl_lightning.sac import SAC
+from furl_lightning.simulator import ACTION_DIM, OBS_DIM
+from furl_lightning.tasks import Agent
+from furl_lightning.vlm import VLM
+
+
+class FuRLModule(LightningModule):
+    """FuRL's learner for a population of A agents (arXiv 2406.00645, algorithm 1).
+
+    Args:
+        vlm: the frozen vision-language model that scores frames against the instruction.
+        hidden: sizes of the hidden layers of actor and critics.
+        lr: Adam's learning rate of actor, critics, temperature and heads.
+        gamma: discount factor.
+        tau: share of the new critic in the target copy after each update.
+        rho: weight of the VLM reward beside the task's.
+        head_hidden: hidden size of the projection heads.
+        head_width: output size of the projection heads.
+        margin: of the ranking losses, in cosine.
+        l2_margin: of the goal phase's ordering of frames, in distance of VLM embeddings.
+        relay_turns: lengths of the agents' turns, in environment steps, one drawn each episode.
+        relay_threshold: positives in the success memory at which the relay ends.
+        sac_noise: deviation of the Gaussian noise on the SAC agent's actions.
+        log_every: environment steps between logs of the learner's metrics.
+    """
+
+    def __init__(
+        self,
+        vlm: VLM,
+        hidden: Sequence[int] = (256, 256),
+        lr: float = 1e-4,
+        gamma: float = 0.99,
+        tau: float = 0.01,
+        rho: float = 0.05,
+        head_hidden: int = 256,
+        head_width: int = 64,
+        margin: float = 0.1,
+        l2_margin: float = 0.25,
+        relay_turns: Sequence[int] = (50, 100, 150, 200),
+        relay_threshold: int = 2500,
+        sac_noise: float = 0.2,
+        log_every: int = 500,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = True
+        for name, value in dict(lr=lr, head_hidden=head_hidden, head_width=head_width, log_every=log_every).items():
+            if value <= 0:
+                raise ValueError(f"model.{name} must be above 0, not {value}")
+        for name, value in dict(gamma=gamma, tau=tau).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"model.{name} must be between 0 and 1, not {value}")
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"model.hidden must name at least one layer of at least one unit, not {list(hidden)}")
+        if not relay_turns or min(relay_turns) < 1:
+            raise ValueError(f"model.relay_turns must be at least one step each, not {list(relay_turns)}")
+        self.vlm = vlm
+        self.hidden, self.lr, self.gamma, self.tau, self.rho = tuple(hidden), lr, gamma, tau, rho
+        self.head_hidden, self.head_width = head_hidden, head_width
+        self.margin, self.l2_margin = margin, l2_margin
+        self.relay_turns, self.relay_threshold = tuple(relay_turns), relay_threshold
+        self.sac_noise, self.log_every = sac_noise, log_every
+        self.agents: list[Agent] = []
+        self._measured: dict[str, Tensor] = {}
+        self._update_seconds = 0.0
+        self._logged = (0, perf_counter())
+
+    # -- building
+
+    def setup(self, stage: str) -> None:
+        """Build the learner for the data module's population."""
+        data: FuRLDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not self.agents:
+            self.build(data.agents, data.instructions, data.randomness.init)
+
+    def build(self, agents: Sequence[Agent], instructions: Sequence[str], generators: Sequence[torch.Generator]) -> None:
+        """Make the networks for a population, initialised from one generator an agent."""
+        self.agents = list(agents)
+        num = len(self.agents)
+        self.vlm_agent = SAC(num, OBS_DIM, ACTION_DIM, self.hidden, self.gamma, self.tau)
+        self.sac_agent = SAC(num, OBS_DIM, ACTION_DIM, self.hidden, self.gamma, self.tau)
+        text = self.vlm.encode_texts(list(instructions)).cpu()
+        self.reward = AlignedReward(text, self.head_hidden, self.head_width, self.margin, self.l2_margin)
+        for part in (self.vlm_agent, self.sac_agent, self.reward):
+            part.reset_parameters(generators)
+        self.relay = Relay(num, self.relay_turns, self.relay_threshold)
+
+    def configure_optimizers(self) -> list[PopulationAdam]:
+        """One Adam each for the VLM agents, the SAC agents and the heads."""
+        return [part.optimizer(self.lr) for part in (self.vlm_agent, self.sac_agent, self.reward)]
+
+    # -- learning
+
+    def training_step(self, iteration: Iteration) -> None:
+        """Make the updates that the iteration's environment steps allow."""
+        data: FuRLDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        started = perf_counter()
+        for _ in range(iteration.updates):
+            self._measured = self.update(data.sample(), data.randomness.learning)
+        self._update_seconds += perf_counter() - started
+        if iteration.episode is not None:
+            self._log_episode(iteration.episode, iteration.env_steps)
+        if iteration.env_steps % self.log_every < data.steps_per_iteration:
+            self._log_learner(iteration.env_steps)
+
+    def update(
+        self, batch: Batch, generators: Sequence[torch.Generator], noise: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """One update of heads, VLM agents and the SAC agents still in the relay.
+
+        Args:
+            batch: transitions [A, B, ...] and the triples of agents past their first success.
+            generators: one an agent; the noise is drawn from them where none is given.
+            noise: standard normal [A, 4, B, action]: for the VLM agent's action and next action,
+                then the SAC agent's.
+
+        Returns:
+            Metrics by tag, each [A], NaN where an agent has none.
+        """
+        vlm_optimizer, sac_optimizer, reward_optimizer = self._optimizers()
+        device = self.vlm_agent.log_alpha.device
+        transitions = {name: values.to(device) for name, values in batch.transitions.items()}
+        num, size = transitions["reward"].shape
+        if noise is None:
+            noise = normal(generators, 4, size, ACTION_DIM)
+        noise = noise.to(device)
+
+        cosine, measured = self._align(transitions, batch, reward_optimizer)
+        vlm_reward = transitions["reward"] + self.rho * cosine
+        learned = self.vlm_agent.update(transitions, vlm_reward, noise[:, 0], noise[:, 1], vlm_optimizer)
+        measured.update({f"sac/{name}/vlm_agent": values for name, values in learned.items()})
+        relaying = self.relay.active.nonzero().flatten().tolist()
+        if relaying:
+            some = None if len(relaying) == num else relaying
+            rows = {name: _rows(values, some) for name, values in transitions.items() if name != "embedding"}
+            learned = self.sac_agent.update(
+                rows, rows["reward"], _rows(noise[:, 2], some), _rows(noise[:, 3], some), sac_optimizer, some
+            )
+            measured.update({f"sac/{name}/sac_agent": _spread(v, relaying, num) for name, v in learned.items()})
+        measured["reward/vlm"] = cosine.mean(-1)
+        measured["reward/vlm_min"] = cosine.amin(-1)
+        measured["reward/vlm_max"] = cosine.amax(-1)
+        return measured
+
+    def _align(
+        self, transitions: dict[str, Tensor], batch: Batch, optimizer: PopulationAdam
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Train the heads; returns the batch's cosines [A, B] from before that, and metrics [A].
+
+        An agent is in the goal phase until its success memory can be drawn from, then in the
+        success phase. Without a goal image there is nothing to train on in the goal phase.
+        """
+        embedding, distance = transitions["embedding"], transitions["goal_distance"]
+        num = len(embedding)
+        has_goal = ~distance[:, 0].isnan()
+        after = batch.success_agents
+        before = [i for i in range(num) if i not in after and has_goal[i]]
+        idle = [i for i in range(num) if i not in after and not has_goal[i]]
+        cosine = torch.empty_like(distance)
+        measured: dict[str, Tensor] = {}
+        if after or idle:
+            score = sorted(after + idle)
+            index = None if len(score) == num else torch.tensor(score, device=distance.device)
+            with torch.no_grad():
+                cosine[score] = self.reward(_rows(embedding, index), index)
+        if before:
+            some = None if len(before) == num else before
+            cosine[before], goal = self.reward.update_by_goal(
+                _rows(embedding, some), _rows(distance, some), optimizer, some
+            )
+            measured["loss"] = _spread(goal["loss"], before, num)
+        if after:
+            assert batch.triple is not None
+            some = None if len(after) == num else after
+            for name, values in self.reward.update_by_success(batch.triple, optimizer, some).items():
+                spread = _spread(values, after, num)
+                measured[name] = spread.where(~spread.isnan(), measured[name]) if name in measured else spread
+        return cosine, {f"alignment/{name}": values for name, values in measured.items()}
+
+    def _optimizers(self) -> list[PopulationAdam]:
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizers, list)
+        return optimizers  # type: ignore[return-value]
+
+    # -- logging
+
+    def _log_episode(self, episode: Episode, env_steps: int) -> None:
+        self.log_agents(
+            {
+                "train/success": episode.success.float(),
+                "train/success_any": episode.success_any.float(),
+                "train/return": episode.returns,
+            },
+            env_steps,
+        )
+
+    def _log_learner(self, env_steps: int) -> None:
+        data: FuRLDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        nothing = torch.full((len(self.agents),), math.nan)
+        measured = {name: self._measured.get(name, nothing) for name in LEARNER_TAGS}
+        measured["memory/positives"] = data.memory.positives.float()
+        measured["memory/negatives"] = data.memory.negatives.float()
+        measured["relay/active"] = self.relay.active.float()
+        self.log_agents(measured, env_steps)
+        steps_before, time_before = self._logged
+        steps, elapsed = env_steps - steps_before, perf_counter() - time_before
+        spent = {**data.seconds, "update": self._update_seconds}
+        self.log_run(
+            {
+                "perf/env_steps_per_s": steps * len(self.agents) / elapsed,
+                **{f"perf/{part}_ms": 1000.0 * seconds / max(steps, 1) for part, seconds in spent.items()},
+            },
+            env_steps,
+        )
+        data.seconds = dict.fromkeys(data.seconds, 0.0)
+        self._update_seconds = 0.0
+        self._logged = (env_steps, perf_counter())
+
+    def log_agents(self, measured: dict[str, Tensor], env_steps: int) -> None:
+        """Log metrics [A]: the mean over agents, over each task's agents, and, with several seeds, each agent's."""
+        tasks: dict[str, list[int]] = {}
+        for i, agent in enumerate(self.agents):
+            tasks.setdefault(agent.task, []).append(i)
+        scalars: dict[str, float] = {}
+        for name, values in measured.items():
+            values = values.detach().float().cpu()
+            scalars[name] = float(values.nanmean())
+            for task, members in tasks.items():
+                scalars[f"{name}/{task}"] = float(values[members].nanmean())
+                if len(members) > 1:
+                    for i in members:
+                        scalars[f"{name}/{self.agents[i]}"] = float(values[i])
+        self.log_run(scalars, env_steps)
+
+    def log_run(self, scalars: dict[str, float], env_steps: int) -> None:
+        """Log scalars of the whole run at a number of environment steps."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(scalars, step=env_steps)
+
+    # -- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the relay and what the run is; drop Lightning's loop counters, for we count environment steps."""
+        checkpoint["relay"] = self.relay.state_dict()
+        checkpoint["identity"] = self.identity()
+        checkpoint.pop("loops", None)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the relay back.
+
+        Raises:
+            OtherRun: the checkpoint is of another population, VLM, goal mode or network.
+        """
+        theirs, ours = checkpoint.get("identity", {}), self.identity()
+        differences = [
+            f"{name} is {ours[name]}, the checkpoint's is {theirs.get(name, 'unknown')}"
+            for name in ours
+            if ours[name] != theirs.get(name)
+        ]
+        if differences:
+            raise OtherRun(f"the checkpoint is of another run: {'; '.join(differences)}")
+        self.relay.load_state_dict(checkpoint["relay"])
+
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint must have in common with the run that resumes from it."""
+        data: FuRLDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return {
+            "population (data.tasks x data.seeds)": " ".join(str(agent) for agent in self.agents),
+            "data.goal": data.goal,
+            "data.reward": data.reward_kind,
+            "data.goal_image": str(data.goal_image),
+            "frames (data.render, data.mirror, data.bgr)": str(data.settings),
+            "instructions (data.prompts)": " | ".join(data.instructions),
+            "model.vlm": f"{self.vlm.name} of width {self.vlm.width}, fingerprint {self.vlm.fingerprint[:16]}",
+            "model.hidden": str(list(self.hidden)),
+            "heads (model.head_hidden, model.head_width)": f"{self.head_hidden}, {self.head_width}",
+            "data.replay_size": str(data.replay_size),
+            "data.memory_size": str(data.memory_size),
+        }
+
+
+class OtherRun(ValueError):
+    """A checkpoint that does not belong to the run that was to be resumed."""
+
+
+LEARNER_TAGS = (
+    "reward/vlm",
+    "reward/vlm_min",
+    "reward/vlm_max",
+    *(f"alignment/{name}" for name in ("loss", "loss_negative", "loss_lag", "cos_positive", "cos_lag", "cos_negative")),
+    *(
+        f"sac/{name}/{agent}"
+        for name in ("critic_loss", "actor_loss", "alpha_loss", "alpha", "q", "q_max", "log_prob")
+        for agent in ("vlm_agent", "sac_agent")
+    ),
+)
+"""Metrics of an update; each is explained in docs/metrics.md."""
+
+
+def _rows(values: Tensor, agents: Sequence[int] | Tensor | None) -> Tensor:
+    """The given agents' rows of [A, ...], all where None."""
+    return values if agents is None else values[torch.as_tensor(agents, device=values.device)]
+
+
+def _spread(values: Tensor, agents: Sequence[int], num: int) -> Tensor:
+    """Values [K] of some agents as [A], NaN for the others."""
+    out = torch.full((num,), math.nan, device=values.device)
+    out[list(agents)] = values
+    return out

@@ -1,0 +1,123 @@
+"""Networks of a population: every parameter has the agent axis first, one batched product serves all.
+
+Shapes: A agents, B batch entries. Nothing of one agent reaches another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MIN_STD = 1e-3
+"""Added to the softplus of the actor's pre-std (the published code's value)."""
+
+
+class PopulationLinear(nn.Module):
+    """A linear layer for each member: input [*members, B, in] -> output [*members, B, out].
+
+    ``weight`` is [*members, in, out], ``bias`` [*members, 1, out].
+    """
+
+    def __init__(self, members: Sequence[int], in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(*members, in_features, out_features))
+        self.bias = nn.Parameter(torch.zeros(*members, 1, out_features))
+
+    def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Apply every member's layer, or, with ``agents`` (int64 [K]), those agents' only."""
+        weight, bias = self.weight, self.bias
+        if agents is not None:
+            weight, bias = weight.index_select(0, agents), bias.index_select(0, agents)
+        if weight.dim() == 3:
+            return torch.baddbmm(bias, x, weight)
+        members = weight.shape[:-2]
+        y = torch.baddbmm(bias.flatten(0, -3), x.flatten(0, -3), weight.flatten(0, -3))
+        return y.unflatten(0, members)
+
+    @torch.no_grad()
+    def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
+        """LeCun-normal weights (truncated at two deviations), zero biases; one generator an agent."""
+        # 0.8796 is the deviation of a unit normal truncated at +-2, which the truncation takes away.
+        std = math.sqrt(1.0 / self.weight.shape[-2]) / 0.87962566103423978
+        self.bias.zero_()
+        for member, generator in zip(self.weight, generators, strict=True):
+            draw = torch.empty(member.shape)
+            nn.init.trunc_normal_(draw, 0.0, std, -2 * std, 2 * std, generator=generator)
+            member.copy_(draw)
+
+
+class PopulationMLP(nn.Module):
+    """Linear layers with ReLU between: [*members, B, sizes[0]] -> [*members, B, sizes[-1]]."""
+
+    def __init__(self, members: Sequence[int], sizes: Sequence[int], final_relu: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            PopulationLinear(members, i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.final_relu = final_relu
+
+    def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Apply the layers, for all agents or the given ones (int64 [K])."""
+        for depth, layer in enumerate(self.layers, start=1):
+            x = layer(x, agents)
+            if depth < len(self.layers) or self.final_relu:
+                x = F.relu(x)
+        return x
+
+
+class Actor(nn.Module):
+    """Tanh-Gaussian policies: mean and std from obs-H-...-H ReLU features by one linear layer each."""
+
+    def __init__(self, num_agents: int, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.net = PopulationMLP([num_agents], [obs_dim, *hidden], final_relu=True)
+        self.mean = PopulationLinear([num_agents], hidden[-1], action_dim)
+        self.std = PopulationLinear([num_agents], hidden[-1], action_dim)
+
+    def forward(self, observation: Tensor, agents: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and std before the tanh, each [A, B, action], for observations [A, B, obs]."""
+        features = self.net(observation, agents)
+        return self.mean(features, agents), F.softplus(self.std(features, agents)) + MIN_STD
+
+    def sample(
+        self, observation: Tensor, noise: Tensor, agents: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Action tanh(mean + std * noise) [A, B, action] and its log-probability [A, B].
+
+        The tanh correction log(1 - tanh(u)^2) is computed as 2 (log 2 - u - softplus(-2u)), which
+        does not lose digits for large |u| (Haarnoja et al. 2018, appendix C, rearranged).
+        """
+        mean, std = self(observation, agents)
+        u = mean + std * noise
+        log_normal = -0.5 * noise.square() - std.log() - 0.5 * math.log(2 * math.pi)
+        log_det = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u))
+        return torch.tanh(u), (log_normal - log_det).sum(-1)
+
+    def deterministic(self, observation: Tensor) -> Tensor:
+        """The mode's action tanh(mean), [A, B, action]."""
+        return torch.tanh(self(observation)[0])
+
+
+class TwinCritic(nn.Module):
+    """Two independent Q functions an agent: MLP (obs, action)-H-...-H-1."""
+
+    def __init__(self, num_agents: int, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.net = PopulationMLP([num_agents, 2], [obs_dim + action_dim, *hidden, 1])
+
+    def forward(self, observation: Tensor, action: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Both values [A, 2, B] of observations [A, B, obs] and actions [A, B, action]."""
+        x = torch.cat([observation, action], -1)
+        both: Tensor = self.net(x.unsqueeze(1).expand(-1, 2, -1, -1), agents)
+        return both.squeeze(-1)
+
+
+def reset_parameters(network: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    """Initialise all layers of a network, each agent from its own generator."""
+    for module in network.modules():
+        if isinstance(module, PopulationLinear):
+            module.reset_parameters(generators)

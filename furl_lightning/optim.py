@@ -1,0 +1,79 @@
+"""Adam for a population: each agent has moments and a step count of its own.
+
+``torch.optim.Adam`` would move an agent whose gradient is zero (its first moment is not), and
+counts steps for all at once; agents leave the relay, or have nothing to align yet, one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class PopulationAdam(torch.optim.Optimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1) on parameters whose first axis is the agents'.
+
+    Args:
+        params: parameters [A, ...].
+        lr: learning rate.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] = {
+                    "step": torch.zeros(p.shape[0]),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+
+    @torch.no_grad()
+    def step(self, closure: Any = None, agents: Sequence[int] | None = None) -> None:  # type: ignore[override]
+        """One step from the parameters' ``grad`` [A, ...], for all agents or the given ones."""
+        for group in self.param_groups:
+            members = [p for p in group["params"] if p.grad is not None]
+            if not members:
+                continue
+            states = [self.state[p] for p in members]
+            counts = states[0]["step"]
+            together = agents is None and bool((counts == counts[0]).all())
+            indices = range(len(counts)) if agents is None else agents
+            for state in states:
+                if together:
+                    state["step"] += 1
+                else:
+                    state["step"][list(indices)] += 1
+            columns: list[list[Tensor]] = [
+                members,  # type: ignore[list-item]
+                [p.grad for p in members],
+                [s["exp_avg"] for s in states],
+                [s["exp_avg_sq"] for s in states],
+            ]
+            if together:
+                steps = [s["step"][0].to(p.device) for s, p in zip(states, members, strict=True)]
+            else:
+                columns = [[t[i] for t in column for i in indices] for column in columns]
+                steps = [s["step"][i].to(p.device) for s, p in zip(states, members, strict=True) for i in indices]
+            # The kernel behind torch.optim.Adam(fused=True): one pass over the four arrays.
+            torch._fused_adam_(
+                *columns,
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=0.0,
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )

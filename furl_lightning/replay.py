@@ -1,0 +1,88 @@
+"""The replay buffer: a TorchRL TensorDictReplayBuffer whose every entry is one step of all agents.
+
+Entry t holds the agents' transitions [A, ...] of one environment step, so that writing is one copy
+and what is new since a checkpoint is one slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data.replay_buffers.writers import RoundRobinWriter
+
+FIELDS = ("observation", "action", "next_observation", "reward", "terminated", "embedding", "goal_distance")
+
+
+class Replay:
+    """Transitions of A agents, the last ``capacity`` steps of each.
+
+    Fields of a step: observation, next_observation float32 [A, obs]; action float32 [A, action];
+    reward float32 [A]; terminated bool [A]; embedding of the frame after the action, float16
+    [A, D]; goal_distance float32 [A], its L2 distance to the goal image's embedding.
+    """
+
+    def __init__(self, capacity: int, device: torch.device | str = "cpu") -> None:
+        self.capacity = capacity
+        self.buffer = TensorDictReplayBuffer(
+            storage=LazyTensorStorage(capacity, device=device), writer=RoundRobinWriter(), batch_size=1
+        )
+        self.steps_written = 0
+        self._flat: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return min(self.steps_written, self.capacity)
+
+    def extend(self, steps: TensorDictBase) -> None:
+        """Append steps, batch size [T, A] with the fields above."""
+        self.buffer.extend(TensorDict(dict(steps.items()), steps.batch_size[:1]))
+        self.steps_written += steps.batch_size[0]
+        self._bind(steps.batch_size[1])
+
+    def sample(self, batch_size: int, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Uniform batches with replacement, independent for each agent: fields [A, B, ...]."""
+        size = len(self)
+        step = torch.stack([torch.randint(size, (batch_size,), generator=g) for g in generators])
+        return self.at(step)
+
+    def at(self, step: Tensor) -> dict[str, Tensor]:
+        """The transitions at places [A, B] of the ring, fields [A, B, ...]."""
+        row = step * self.num_agents + torch.arange(self.num_agents)[:, None]
+        flat = row.flatten()
+        return {
+            name: values.index_select(0, flat.to(values.device)).unflatten(0, step.shape)
+            for name, values in self._flat.items()
+        }
+
+    def last(self, count: int, field: str) -> Tensor:
+        """One field of the last ``count`` steps, oldest first: [count, A, ...]."""
+        return self.steps(self.steps_written - count, self.steps_written)[field]
+
+    def steps(self, start: int, end: int) -> dict[str, Tensor]:
+        """All fields of the steps numbered start <= n < end since the run began, [end - start, A, ...]."""
+        oldest = self.steps_written - len(self)
+        if not oldest <= start <= end <= self.steps_written:
+            raise ValueError(f"steps {start} to {end} are not held; the buffer has {oldest} to {self.steps_written}")
+        place = torch.arange(start, end) % self.capacity
+        stored = self.buffer.storage._storage
+        if len(place) and place[0] <= place[-1]:
+            return {name: stored[name][place[0] : place[-1] + 1] for name in FIELDS}
+        return {name: stored[name][place] for name in FIELDS}
+
+    def restore(self, steps: TensorDictBase, end: int) -> None:
+        """Put steps [T, A], the last of which is number ``end`` - 1, where they stood before."""
+        place = torch.arange(end - steps.batch_size[0], end) % self.capacity
+        self.buffer.storage.set(place, TensorDict(dict(steps.items()), steps.batch_size[:1]))
+        writer_state = self.buffer.writer.state_dict()
+        self.buffer.writer.load_state_dict({**writer_state, "_cursor": end % self.capacity})
+        self.steps_written = end
+        self._bind(steps.batch_size[1])
+
+    def _bind(self, num_agents: int) -> None:
+        if not self._flat:  # the storage takes its memory at the first write
+            stored = self.buffer.storage._storage
+            self._flat = {name: stored[name].flatten(0, 1) for name in FIELDS}
+            self.num_agents = num_agents

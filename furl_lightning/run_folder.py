@@ -1,0 +1,76 @@
+"""A run's folder: what lies in it, who may write to it, and which checkpoint it resumes from."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+
+class FolderRefused(ValueError):
+    """A run cannot be started or resumed in this folder."""
+
+
+class RunFolder:
+    """``<runs>/<name>/`` with config.yaml, metrics.csv, TensorBoard events, goals/ and checkpoints/.
+
+    Args:
+        runs: where runs lie.
+        name: of this one; a plain folder name.
+    """
+
+    def __init__(self, runs: Path, name: str) -> None:
+        if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
+            raise FolderRefused(f"--name must be a plain folder name such as 'mt10', not '{name}'")
+        self.path = runs / name
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.csv"
+        self.checkpoints = self.path / "checkpoints"
+        self._lock: IO[str] | None = None
+
+    def refuse_if_taken(self) -> None:
+        """A new run wants a folder that does not exist, or is empty.
+
+        Raises:
+            FolderRefused: there is something in it.
+        """
+        if self.path.exists() and any(self.path.iterdir()):
+            resume = (
+                f"resume it with --name {self.path.name} --ckpt_path last, or "
+                if (self.checkpoints / "last.ckpt").exists()
+                else ""
+            )
+            raise FolderRefused(f"the run folder {self.path} exists already; {resume}choose another --name")
+
+    def checkpoint(self, asked: str) -> Path:
+        """The checkpoint file to resume from: ``last`` or a path.
+
+        Raises:
+            FolderRefused: it does not exist.
+        """
+        path = self.checkpoints / "last.ckpt" if asked == "last" else Path(asked)
+        if not path.is_file():
+            there = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+            hint = f"there are: {', '.join(there)}" if there else "start the run without --ckpt_path"
+            raise FolderRefused(f"no checkpoint at {path}; {hint}")
+        return path
+
+    def lock(self) -> None:
+        """Make the folder this process's until it ends.
+
+        Raises:
+            FolderRefused: another process is writing to it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            self._lock = None
+            raise FolderRefused(f"the run folder {self.path} is in use by process {owner}; choose another --name") from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()

@@ -1,0 +1,161 @@
+"""Soft actor-critic for a population: the losses as pure functions, and one update of everything.
+
+Equations are numbered as in Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications"
+(arXiv 1812.05905); where FuRL's published code departs from them, the code's form is taken and said.
+Shapes: A agents, B batch entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from furl_lightning.networks import Actor, TwinCritic, reset_parameters
+from furl_lightning.optim import PopulationAdam
+
+
+def td_target(
+    reward: Tensor,
+    discount: Tensor,
+    gamma: float,
+    next_q: Tensor,
+    alpha: Tensor,
+    next_log_prob: Tensor,
+) -> Tensor:
+    """Soft Bellman target (eq. 5 with eq. 3): r + gamma d (min Q'(s', a') - alpha log pi(a'|s')).
+
+    reward, discount (1 - terminated) and next_log_prob are [A, B], next_q is [A, 2, B], alpha [A];
+    the target is [A, B].
+    """
+    soft_value = next_q.amin(1) - alpha[:, None] * next_log_prob
+    return reward + gamma * discount * soft_value
+
+
+def critic_loss(q: Tensor, target: Tensor) -> Tensor:
+    """Sum of both critics' squared errors, mean over the batch: [A] from q [A, 2, B], target [A, B].
+
+    Eq. 5 without its factor 1/2, as in the published code.
+    """
+    return (q - target[:, None]).square().sum(1).mean(-1)
+
+
+def actor_loss(alpha: Tensor, log_prob: Tensor, q: Tensor) -> Tensor:
+    """Eq. 9: mean of alpha log pi(a|s) - min Q(s, a): [A] from alpha [A], log_prob [A, B], q [A, 2, B]."""
+    return (alpha[:, None] * log_prob - q.amin(1)).mean(-1)
+
+
+def alpha_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """Eq. 18: -exp(log_alpha) (log pi + target entropy), mean over the batch: [A]."""
+    return -log_alpha.exp() * (log_prob + target_entropy).mean(-1)
+
+
+class SAC(nn.Module):
+    """The SAC agents of a population: actor, twin critic with target copy, temperature.
+
+    Args:
+        num_agents: A.
+        gamma: discount factor.
+        tau: share of the new critic in the target copy after each update.
+        target_entropy: in nats; None takes -action_dim / 2, the published code's choice.
+    """
+
+    def __init__(
+        self,
+        num_agents: int,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int] = (256, 256),
+        gamma: float = 0.99,
+        tau: float = 0.01,
+        target_entropy: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.gamma, self.tau = gamma, tau
+        self.target_entropy = -action_dim / 2 if target_entropy is None else target_entropy
+        self.actor = Actor(num_agents, obs_dim, action_dim, hidden)
+        self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden)
+        self.target_critic = TwinCritic(num_agents, obs_dim, action_dim, hidden).requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.zeros(num_agents))
+
+    def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh networks, each agent's from its own generator; the target equals the critic."""
+        reset_parameters(self.actor, generators)
+        reset_parameters(self.critic, generators)
+        self.target_critic.load_state_dict(self.critic.state_dict())
+
+    def optimizer(self, lr: float) -> PopulationAdam:
+        """Adam over actor, critic and temperature (Adam is elementwise: one does for all three)."""
+        return PopulationAdam([*self.actor.parameters(), *self.critic.parameters(), self.log_alpha], lr)
+
+    def update(
+        self,
+        batch: Mapping[str, Tensor],
+        reward: Tensor,
+        noise: Tensor,
+        next_noise: Tensor,
+        optimizer: PopulationAdam,
+        agents: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
+        """One step of critic, actor and temperature, all from the same old parameters, then the target's.
+
+        Args:
+            batch: ``observation`` and ``next_observation`` [A, B, obs], ``action`` [A, B, action],
+                ``discount`` [A, B].
+            reward: [A, B].
+            noise, next_noise: standard normal [A, B, action], of the actor's action and the target's.
+            optimizer: from :meth:`optimizer`.
+            agents: the agents to update, all by default. The batch and the noise are theirs: K
+                rows in this order for K agents.
+
+        Returns:
+            Means over the batch before the update, each [K]: critic_loss, actor_loss, alpha_loss,
+            alpha, q (mean of the smaller one of both), q_max, log_prob.
+        """
+        index = None if agents is None else torch.as_tensor(agents, device=reward.device)
+        observation, next_observation = batch["observation"], batch["next_observation"]
+        log_alpha = self.log_alpha if index is None else self.log_alpha.index_select(0, index)
+        alpha = log_alpha.detach().exp()
+        with torch.no_grad():
+            next_action, next_log_prob = self.actor.sample(next_observation, next_noise, index)
+            next_q = self.target_critic(next_observation, next_action, index)
+            target = td_target(reward, batch["discount"], self.gamma, next_q, alpha, next_log_prob)
+
+        q = self.critic(observation, batch["action"], index)
+        loss_q = critic_loss(q, target)
+        action, log_prob = self.actor.sample(observation, noise, index)
+        loss_pi = actor_loss(alpha, log_prob, self.critic(observation, action, index))
+        loss_alpha = alpha_loss(log_alpha, log_prob.detach(), self.target_entropy)
+
+        # Each loss is differentiated by its own parameters alone; summed over agents, an agent's
+        # gradient is its own.
+        _assign_grad(loss_q, list(self.critic.parameters()))
+        _assign_grad(loss_pi, list(self.actor.parameters()))
+        _assign_grad(loss_alpha, [self.log_alpha])
+        optimizer.step(agents=agents)
+        self.update_target(agents)
+        smaller_q = q.detach().amin(1)
+        return {
+            "critic_loss": loss_q.detach(),
+            "actor_loss": loss_pi.detach(),
+            "alpha_loss": loss_alpha.detach(),
+            "alpha": alpha,
+            "q": smaller_q.mean(-1),
+            "q_max": smaller_q.amax(-1),
+            "log_prob": log_prob.detach().mean(-1),
+        }
+
+    @torch.no_grad()
+    def update_target(self, agents: Sequence[int] | None = None) -> None:
+        """Target <- tau * critic + (1 - tau) * target, for all agents or the given ones."""
+        targets, critics = list(self.target_critic.parameters()), list(self.critic.parameters())
+        if agents is not None:
+            targets = [t[i] for t in targets for i in agents]
+            critics = [c[i] for c in critics for i in agents]
+        torch._foreach_lerp_(targets, critics, self.tau)
+
+
+def _assign_grad(loss: Tensor, parameters: list[nn.Parameter]) -> None:
+    for parameter, grad in zip(parameters, torch.autograd.grad(loss.sum(), parameters), strict=True):
+        parameter.grad = grad

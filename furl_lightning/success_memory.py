@@ -1,0 +1,191 @@
+"""The success memory: what success and failure look like, two rings of frame embeddings an agent.
+
+FuRL (arXiv 2406.00645), section 4.1. Filled at the end of each episode:
+
+- an episode without success gives all its frames to the negatives;
+- an episode with its first success at frame f gives frames 0..f-1 to the positives, then frames
+  f, f+1, ... while they are successes; what follows the first that is not goes nowhere.
+
+A positive may be drawn if it stands at least ``gap`` frames into its episode and the frame ``gap``
+places earlier in the ring, its lag, has not been overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from furl_lightning.alignment import Triple
+
+LagRule = Literal["ring", "published"]
+
+
+class SuccessMemory:
+    """Rings of positives and negatives, for each of A agents, in half precision.
+
+    Args:
+        num_agents: A.
+        capacity: frames in each ring.
+        width: D, of the embeddings.
+        gap: frames between a positive and its lag.
+        lag_rule: ``ring`` takes the lag ``gap`` places back in the ring. ``published`` is the
+            authors' code: the place wraps at the number of *valid* entries, and valid places are
+            themselves kept in a ring that never drops a place that was overwritten; so some lags
+            are frames of other episodes.
+    """
+
+    def __init__(
+        self,
+        num_agents: int,
+        capacity: int,
+        width: int,
+        gap: int = 10,
+        lag_rule: LagRule = "ring",
+        dtype: torch.dtype = torch.float16,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.capacity, self.gap, self.lag_rule = capacity, gap, lag_rule
+        self.positive = torch.zeros(num_agents, capacity, width, dtype=dtype, device=device)
+        self.negative = torch.zeros(num_agents, capacity, width, dtype=dtype, device=device)
+        self.positives_written = torch.zeros(num_agents, dtype=torch.int64)
+        self.negatives_written = torch.zeros(num_agents, dtype=torch.int64)
+        self.frame = torch.zeros(num_agents, capacity, dtype=torch.int32)
+        """A positive's index in its episode."""
+        self.valid = torch.zeros(num_agents, capacity, dtype=torch.int32)
+        """Places of the positives that may be drawn; the first ``valid_size`` entries count."""
+        self.valid_written = torch.zeros(num_agents, dtype=torch.int64)
+
+    @property
+    def positives(self) -> Tensor:
+        """Positives held, int64 [A]."""
+        return self.positives_written.clamp(max=self.capacity)
+
+    @property
+    def negatives(self) -> Tensor:
+        """Negatives held, int64 [A]."""
+        return self.negatives_written.clamp(max=self.capacity)
+
+    @property
+    def valid_size(self) -> Tensor:
+        """Positives that may be drawn, int64 [A]."""
+        return self.valid_written.clamp(max=self.capacity)
+
+    @property
+    def drawable(self) -> Tensor:
+        """Agents for which a triple can be drawn, bool [A]."""
+        return (self.valid_size > 0) & (self.negatives_written > 0)
+
+    def add_episode(self, agent: int, embedding: Tensor, success: Tensor) -> None:
+        """Take in one episode of one agent: embeddings [T, D] and success, bool [T]."""
+        if embedding.shape != (len(success), self.positive.shape[-1]):
+            raise ValueError(
+                f"an episode's embeddings must be [{len(success)}, {self.positive.shape[-1]}], "
+                f"not {list(embedding.shape)}"
+            )
+        if not success.any():
+            self._write(self.negative[agent], self.negatives_written, agent, embedding)
+            return
+        first = int(success.int().argmax())
+        lasting = int(success[first:].int().cumprod(0).sum())
+        taken = first + lasting
+        places = self._write(self.positive[agent], self.positives_written, agent, embedding[:taken])
+        frame = torch.arange(taken)
+        self.frame[agent, places] = frame.int()
+        if self.lag_rule == "published":
+            self._append_valid(agent, places[frame >= self.gap])
+        else:
+            self._rebuild_valid(agent)
+
+    def _write(self, ring: Tensor, written: Tensor, agent: int, embedding: Tensor) -> Tensor:
+        places = (written[agent] + torch.arange(len(embedding))) % self.capacity
+        ring[places.to(ring.device)] = embedding.to(ring)
+        written[agent] += len(embedding)
+        return places
+
+    def _append_valid(self, agent: int, places: Tensor) -> None:
+        slots = (self.valid_written[agent] + torch.arange(len(places))) % self.capacity
+        self.valid[agent, slots] = places.int()
+        self.valid_written[agent] += len(places)
+
+    def _rebuild_valid(self, agent: int) -> None:
+        written, held = self.positives_written[agent], int(self.positives[agent])
+        place = torch.arange(held)
+        number = written - 1 - (written - 1 - place) % self.capacity  # running number of the frame there
+        lag_is_held = number - self.gap >= written - held
+        places = place[(self.frame[agent, :held] >= self.gap) & lag_is_held]
+        self.valid[agent, : len(places)] = places.int()
+        self.valid_written[agent] = len(places)
+
+    def draw(self, agents: Sequence[int], batch_size: int, generators: Sequence[torch.Generator]) -> Triple:
+        """Uniform triples for K agents that are drawable, each [K, B, D] in float32.
+
+        ``generators`` are those of all A agents.
+        """
+        valid_index, negative_index = [], []
+        for agent in agents:
+            generator = generators[agent]
+            valid_index.append(torch.randint(int(self.valid_size[agent]), (batch_size,), generator=generator))
+            negative_index.append(torch.randint(int(self.negatives[agent]), (batch_size,), generator=generator))
+        return self.triples(agents, torch.stack(valid_index), torch.stack(negative_index))
+
+    def triples(self, agents: Sequence[int], valid_index: Tensor, negative_index: Tensor) -> Triple:
+        """Triples [K, B, D] for draws given as places in the valid list and in the negatives, [K, B]."""
+        agent = torch.as_tensor(agents)[:, None]
+        place = self.valid[agent, valid_index].long()
+        wrap = self.capacity if self.lag_rule == "ring" else self.valid_size[agent]
+        lag = (place - self.gap) % wrap
+        return Triple(
+            self._gather(self.positive, agent, place),
+            self._gather(self.positive, agent, lag),
+            self._gather(self.negative, agent, negative_index),
+        )
+
+    def _gather(self, ring: Tensor, agent: Tensor, place: Tensor) -> Tensor:
+        flat = (agent * self.capacity + place).flatten().to(ring.device)
+        return ring.flatten(0, 1).index_select(0, flat).unflatten(0, place.shape).float()
+
+    def counters(self) -> dict[str, Tensor]:
+        """All but the embeddings, in a few bytes a frame."""
+        return {
+            "positives_written": self.positives_written,
+            "negatives_written": self.negatives_written,
+            "frame": self.frame,
+            "valid": self.valid,
+            "valid_written": self.valid_written,
+        }
+
+    def load_counters(self, state: dict[str, Tensor]) -> None:
+        """Put back what :meth:`counters` gave."""
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
+
+    def written_since(self, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        """Embeddings written since the counts [A] and still held, oldest first, agent after agent: [N, D]."""
+        return {
+            "positive": self._since(self.positive, positives, self.positives_written),
+            "negative": self._since(self.negative, negatives, self.negatives_written),
+        }
+
+    def _since(self, ring: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        rows = [ring[a][place.to(ring.device)] for a, place in enumerate(self._places(start, end))]
+        return torch.cat(rows).cpu()
+
+    def _places(self, start: Tensor, end: Tensor) -> list[Tensor]:
+        oldest = torch.maximum(start, end - self.capacity)
+        pairs = zip(oldest.tolist(), end.tolist(), strict=True)
+        return [torch.arange(first, last) % self.capacity for first, last in pairs]
+
+    def restore(
+        self, written: dict[str, Tensor], positives: tuple[Tensor, Tensor], negatives: tuple[Tensor, Tensor]
+    ) -> None:
+        """Write back what :meth:`written_since` gave between two counts [A]; not the counters."""
+        for ring, rows, (start, end) in (
+            (self.positive, written["positive"], positives),
+            (self.negative, written["negative"], negatives),
+        ):
+            places = self._places(start, end)
+            for agent, own in enumerate(rows.split([len(place) for place in places])):
+                ring[agent][places[agent].to(ring.device)] = own.to(ring)
