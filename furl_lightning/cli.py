@@ -1,232 +1,28 @@
-"""The command line: ``furl-fit``."""
+"""Entry points of the commands: imported quickly, and safe to import where OpenGL is broken."""
 
 from __future__ import annotations
 
-import difflib
-import logging
-import re
-import shlex
+import os
 import sys
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import torch
-from jsonargparse import ArgumentError
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import TensorBoardLogger
-
-from furl_lightning.checkpoint import Checkpoints
-from furl_lightning.data import FuRLDataModule
-from furl_lightning.evaluation import Evaluation
-from furl_lightning.fleet import WorkerError
-from furl_lightning.journal import DamagedFile
-from furl_lightning.metrics_csv import MetricsCSV
-from furl_lightning.module import FuRLModule, OtherRun
-from furl_lightning.progress import Progress
-from furl_lightning.rendering import NoGL, close_gl, gl_context
-from furl_lightning.run_folder import FolderRefused, RunFolder
-
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "devices": 1,
-    "max_epochs": 1,  # the run's length is data.env_steps
-    "enable_checkpointing": False,  # ours: furl_lightning/checkpoint.py
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-}
 
 
-class FitCLI(LightningCLI):
-    """Lightning's command line with ``--name``, ``--runs`` and ``--ckpt_path``."""
+def furl_fit() -> None:
+    """``furl-fit``."""
+    _check_mujoco("furl-fit")
+    from furl_lightning.fit import fit
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser that raises instead of printing its usage."""
-        return super().init_parser(**{**kwargs, "exit_on_error": False})
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run's own options."""
-        parser.add_argument("--name", type=str | None, default=None, help="Name of the run (default: the configs').")
-        parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs lie, each under its name.")
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="Resume: 'last', or a checkpoint of the run."
-        )
-        parser.set_defaults({"model.vlm": {"class_path": "furl_lightning.vlm.Embedded"}})
+    sys.exit(fit())
 
 
-class BadInput(Exception):
-    """What the user gave cannot be used; the message is one line."""
-
-
-def fit(argv: Sequence[str] | None = None) -> int:
-    """``furl-fit``: train, or resume training; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    _quiet()
+def _check_mujoco(command: str) -> None:
+    """MuJoCo opens ``MUJOCO_GL``'s library when it is imported, by us or by TorchRL, and fails where it is missing."""
     try:
-        return _fit(argv)
-    except BadInput as error:
-        print(f"furl-fit: {error}", file=sys.stderr)
-        return 2
-    finally:
-        close_gl()
-
-
-def _fit(argv: list[str]) -> int:
-    try:
-        folder, checkpoint, cli = _prepare(argv)
-    except (ArgumentError, TypeError, ValueError, OSError, NoGL) as error:
-        raise BadInput(_one_line(error, argv)) from error
-    module, data, trainer = cli.model, cli.datamodule, cli.trainer
-    assert isinstance(module, FuRLModule) and isinstance(data, FuRLDataModule)
-    checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-    try:
-        folder.lock()
-        cli.parser.save(cli.config, _config_path(folder, checkpoint), skip_none=False, overwrite=True)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
-    except (OtherRun, DamagedFile, FolderRefused, NoGL, WorkerError) as error:
-        raise BadInput(_one_line(error, argv)) from error
-    if checkpoints.stop_signal is not None:
-        resume = [a for a in _without(argv, "--ckpt_path", "--name")] + ["--name", folder.path.name, "--ckpt_path", "last"]
+        import mujoco  # noqa: F401
+    except Exception as error:
+        asked = os.environ.get("MUJOCO_GL", "")
         print(
-            f"\nstopped by {checkpoints.stop_signal.name} after {data.env_steps:,} environment steps, all saved in "
-            f"{folder.checkpoints / 'last.ckpt'}; go on with:\n  furl-fit {shlex.join(resume)}",
+            f"{command}: MUJOCO_GL={asked} does not work here ({str(error).splitlines()[0]}); unset it, or install "
+            "its library, on Debian: apt-get install libegl1 libgl1-mesa-dri (egl) or libosmesa6 (osmesa)",
             file=sys.stderr,
         )
-        return 128 + int(checkpoints.stop_signal)
-    return 0
-
-
-def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
-    """Parse and check everything; writes nothing."""
-    name = _value(argv, "--name") or _name_of(argv)
-    folder = RunFolder(Path(_value(argv, "--runs") or "runs"), name)
-    asked = _value(argv, "--ckpt_path")
-    checkpoint = None
-    helping = any(a in ("-h", "--help") or a.startswith("--print_config") for a in argv)
-    if asked:
-        checkpoint = folder.checkpoint(asked)
-        if folder.config.exists():  # a resumed run starts from its own configuration
-            argv = ["--config", str(folder.config), *argv]
-    elif not helping:
-        folder.refuse_if_taken()
-    cli = FitCLI(
-        FuRLModule,
-        FuRLDataModule,
-        args=argv,
-        run=False,
-        save_config_callback=None,
-        seed_everything_default=False,
-        trainer_defaults=TRAINER_DEFAULTS,
-        parser_kwargs={"parser_mode": "omegaconf", "description": "Train FuRL on a population of Meta-World agents."},
-    )
-    data, trainer = cli.datamodule, cli.trainer
-    assert isinstance(data, FuRLDataModule)
-    if trainer.num_devices != 1:
-        raise ValueError("trainer.devices must be 1: a population trains on one device; split it into several runs")
-    data.run_folder = folder.path
-    resumed_steps = None
-    if checkpoint is not None:
-        resumed_steps = _env_steps(checkpoint)
-        data.restored_from = checkpoint.parent
-        if data.env_steps_total <= resumed_steps:
-            raise ValueError(
-                f"{checkpoint} has {resumed_steps} environment steps already; "
-                f"to go on, give a larger --data.env_steps than {data.env_steps_total}"
-            )
-    if data.settings.render is not None:
-        gl_context()
-    trainer.callbacks.extend([Evaluation(), Checkpoints(folder.checkpoints)])  # type: ignore[attr-defined]
-    if cli.config["trainer"]["enable_progress_bar"] is not False:
-        trainer.callbacks[:] = [c for c in trainer.callbacks if "ProgressBar" not in type(c).__name__]  # type: ignore[attr-defined]
-        trainer.callbacks.append(Progress())  # type: ignore[attr-defined]
-    if cli.config["trainer"]["logger"] is None:
-        purge = None if resumed_steps is None else resumed_steps + 1
-        trainer.loggers = [
-            TensorBoardLogger(folder.path.parent, name=folder.path.name, version="", purge_step=purge),
-            MetricsCSV(folder.metrics, resumed_steps),
-        ]
-    return folder, checkpoint, cli
-
-
-def _env_steps(checkpoint: Path) -> int:
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        return int(state["FuRLDataModule"]["env_steps"])
-    except Exception:
-        older = sorted(p.name for p in checkpoint.parent.glob("step-*.ckpt") if p != checkpoint)
-        hint = f"; the one before it is {checkpoint.parent / older[-1]}" if older else ""
-        raise DamagedFile(f"{checkpoint} is damaged or no checkpoint of furl-fit{hint}") from None
-
-
-def _config_path(folder: RunFolder, checkpoint: Path | None) -> Path:
-    if checkpoint is None or not folder.config.exists():
-        return folder.config
-    return folder.path / f"config-resumed-at-{_env_steps(checkpoint)}.yaml"
-
-
-def _value(argv: list[str], option: str) -> str | None:
-    """An option's value, needed before the parser is made."""
-    value = None
-    for i, argument in enumerate(argv):
-        if argument == option and i + 1 < len(argv):
-            value = argv[i + 1]
-        elif argument.startswith(f"{option}="):
-            value = argument.split("=", 1)[1]
-    return value
-
-
-def _without(argv: list[str], *options: str) -> list[str]:
-    kept, skip = [], False
-    for argument in argv:
-        if skip:
-            skip = False
-        elif argument in options:
-            skip = True
-        elif not argument.startswith(tuple(f"{option}=" for option in options)):
-            kept.append(argument)
-    return kept
-
-
-def _name_of(argv: list[str]) -> str:
-    configs = [argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"]
-    configs += [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
-    return "-".join(Path(config).stem for config in configs) or "furl"
-
-
-def _one_line(error: BaseException, argv: list[str]) -> str:
-    """An error as one line, with the nearest valid key for one that does not exist."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines) or type(error).__name__
-    unknown = re.search(r"(?:Key|Group key|Option) '([\w.]+)' is not expected|[Uu]nrecognized arguments?: -*([\w.]+)", text)
-    if unknown:
-        key = unknown.group(1) or unknown.group(2)
-        near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.0)
-        return f"unknown option '{key}'; the nearest is '{near[0]}'"
-    return text
-
-
-def _keys() -> list[str]:
-    import inspect
-
-    keys = ["name", "runs", "ckpt_path", "config"]
-    for prefix, owner in (("model", FuRLModule), ("data", FuRLDataModule)):
-        keys += [f"{prefix}.{p}" for p in inspect.signature(owner.__init__).parameters if p != "self"]  # type: ignore[misc]
-    from pytorch_lightning import Trainer
-
-    return keys + [f"trainer.{p}" for p in inspect.signature(Trainer.__init__).parameters if p != "self"]
-
-
-def _quiet() -> None:
-    """Lightning's hints do not apply here: the loader is the environment, and the loop is manual."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*Constant\\(s\\) may be too high.*")
-
-
-def main() -> None:
-    """Entry point of ``furl-fit``."""
-    sys.exit(fit())
+        sys.exit(2)

@@ -25,14 +25,7 @@ class MetricsCSV(Logger):
 
     def __init__(self, path: Path, resume_at: int | None = None) -> None:
         super().__init__()
-        self.path = path
-        if resume_at is not None and path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) == 3][1:]
-            part = path.with_suffix(".part")
-            with part.open("w", newline="") as file:
-                csv.writer(file).writerows([HEADER, *(row for row in rows if int(row[0]) <= resume_at)])
-            os.replace(part, path)
+        self.path, self.resume_at = path, resume_at
         self._file: Any = None
 
     @property
@@ -48,14 +41,24 @@ class MetricsCSV(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append a row for each metric."""
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not self.path.exists()
-            self._file = self.path.open("a", newline="")
-            if fresh:
-                csv.writer(self._file).writerow(HEADER)
+            self._open()
         rows = [(step, name, repr(float(v))) for name, v in metrics.items()]
         csv.writer(self._file).writerows(rows)
         self._file.flush()
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not self.path.exists()
+        if not fresh and self.resume_at is not None:
+            with self.path.open(newline="") as file:
+                rows = [row for row in csv.reader(file) if len(row) == 3][1:]
+            part = self.path.with_suffix(".part")
+            with part.open("w", newline="") as file:
+                csv.writer(file).writerows([HEADER, *(row for row in rows if int(row[0]) <= self.resume_at)])
+            os.replace(part, self.path)
+        self._file = self.path.open("a", newline="")
+        if fresh:
+            csv.writer(self._file).writerow(HEADER)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: they are in config.yaml."""

@@ -103,6 +103,12 @@ class FuRLModule(LightningModule):
             part.reset_parameters(generators)
         self.relay = Relay(num, self.relay_turns, self.relay_threshold)
 
+    def on_train_start(self) -> None:
+        """A resumed run learns at the rate that it is given, not at the checkpoint's."""
+        for optimizer in self._optimizers():
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr
+
     def configure_optimizers(self) -> list[PopulationAdam]:
         """One Adam each for the VLM agents, the SAC agents and the heads."""
         return [part.optimizer(self.lr) for part in (self.vlm_agent, self.sac_agent, self.reward)]
@@ -260,16 +266,25 @@ class FuRLModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the relay and what the run is; drop Lightning's loop counters, for we count environment steps."""
         checkpoint["relay"] = self.relay.state_dict()
-        checkpoint["identity"] = self.identity()
+        checkpoint["identity"] = self.identity(self.trainer.datamodule)  # type: ignore[attr-defined]
         checkpoint.pop("loops", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the relay back.
 
         Raises:
-            OtherRun: the checkpoint is of another population, VLM, goal mode or network.
+            OtherRun: see :meth:`refuse_other_run`.
         """
-        theirs, ours = checkpoint.get("identity", {}), self.identity()
+        self.refuse_other_run(checkpoint, self.trainer.datamodule)  # type: ignore[attr-defined]
+        self.relay.load_state_dict(checkpoint["relay"])
+
+    def refuse_other_run(self, checkpoint: dict[str, Any], data: FuRLDataModule) -> None:
+        """Compare a checkpoint with this module and data module.
+
+        Raises:
+            OtherRun: it is of another population, VLM, goal mode, network or the like; names each.
+        """
+        theirs, ours = checkpoint.get("identity", {}), self.identity(data)
         differences = [
             f"{name} is {ours[name]}, the checkpoint's is {theirs.get(name, 'unknown')}"
             for name in ours
@@ -277,13 +292,11 @@ class FuRLModule(LightningModule):
         ]
         if differences:
             raise OtherRun(f"the checkpoint is of another run: {'; '.join(differences)}")
-        self.relay.load_state_dict(checkpoint["relay"])
 
-    def identity(self) -> dict[str, str]:
+    def identity(self, data: FuRLDataModule) -> dict[str, str]:
         """What a checkpoint must have in common with the run that resumes from it."""
-        data: FuRLDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return {
-            "population (data.tasks x data.seeds)": " ".join(str(agent) for agent in self.agents),
+            "population (data.tasks x data.seeds)": " ".join(str(agent) for agent in data.agents),
             "data.goal": data.goal,
             "data.reward": data.reward_kind,
             "data.goal_image": str(data.goal_image),

@@ -70,10 +70,16 @@ class PopulationMLP(nn.Module):
 
 
 class Actor(nn.Module):
-    """Tanh-Gaussian policies: mean and std from obs-H-...-H ReLU features by one linear layer each."""
+    """Tanh-Gaussian policies: mean and std from obs-H-...-H ReLU features by one linear layer each.
 
-    def __init__(self, num_agents: int, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+    std is softplus(pre-std) + ``min_std``.
+    """
+
+    def __init__(
+        self, num_agents: int, obs_dim: int, action_dim: int, hidden: Sequence[int], min_std: float = MIN_STD
+    ) -> None:
         super().__init__()
+        self.min_std = min_std
         self.net = PopulationMLP([num_agents], [obs_dim, *hidden], final_relu=True)
         self.mean = PopulationLinear([num_agents], hidden[-1], action_dim)
         self.std = PopulationLinear([num_agents], hidden[-1], action_dim)
@@ -81,7 +87,7 @@ class Actor(nn.Module):
     def forward(self, observation: Tensor, agents: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and std before the tanh, each [A, B, action], for observations [A, B, obs]."""
         features = self.net(observation, agents)
-        return self.mean(features, agents), F.softplus(self.std(features, agents)) + MIN_STD
+        return self.mean(features, agents), F.softplus(self.std(features, agents)) + self.min_std
 
     def sample(
         self, observation: Tensor, noise: Tensor, agents: Tensor | None = None

@@ -42,7 +42,7 @@ class PopulationAdam(torch.optim.Optimizer):
         """One step from the parameters' ``grad`` [A, ...], for all agents or the given ones."""
         for group in self.param_groups:
             members = [p for p in group["params"] if p.grad is not None]
-            if not members:
+            if not members or (agents is not None and not len(agents)):
                 continue
             states = [self.state[p] for p in members]
             counts = states[0]["step"]

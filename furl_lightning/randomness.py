@@ -36,7 +36,7 @@ class Randomness:
         """Put back what :meth:`state_dict` gave."""
         for stream in STREAMS:
             for generator, own in zip(getattr(self, stream), state[stream], strict=True):
-                generator.set_state(own)
+                generator.set_state(own.clone())
 
 
 def _generator(agent: Agent, stream: str) -> torch.Generator:

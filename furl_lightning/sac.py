@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from furl_lightning.networks import Actor, TwinCritic, reset_parameters
+from furl_lightning.networks import MIN_STD, Actor, TwinCritic, reset_parameters
 from furl_lightning.optim import PopulationAdam
 
 
@@ -59,6 +60,7 @@ class SAC(nn.Module):
         gamma: discount factor.
         tau: share of the new critic in the target copy after each update.
         target_entropy: in nats; None takes -action_dim / 2, the published code's choice.
+        min_std: least deviation of the actor before the tanh.
     """
 
     def __init__(
@@ -70,11 +72,12 @@ class SAC(nn.Module):
         gamma: float = 0.99,
         tau: float = 0.01,
         target_entropy: float | None = None,
+        min_std: float = MIN_STD,
     ) -> None:
         super().__init__()
         self.gamma, self.tau = gamma, tau
         self.target_entropy = -action_dim / 2 if target_entropy is None else target_entropy
-        self.actor = Actor(num_agents, obs_dim, action_dim, hidden)
+        self.actor = Actor(num_agents, obs_dim, action_dim, hidden, min_std)
         self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden)
         self.target_critic = TwinCritic(num_agents, obs_dim, action_dim, hidden).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.zeros(num_agents))
@@ -125,14 +128,16 @@ class SAC(nn.Module):
         q = self.critic(observation, batch["action"], index)
         loss_q = critic_loss(q, target)
         action, log_prob = self.actor.sample(observation, noise, index)
-        loss_pi = actor_loss(alpha, log_prob, self.critic(observation, action, index))
+        constant_critic = {name: p.detach() for name, p in self.critic.named_parameters()}
+        loss_pi = actor_loss(alpha, log_prob, functional_call(self.critic, constant_critic, (observation, action, index)))
         loss_alpha = alpha_loss(log_alpha, log_prob.detach(), self.target_entropy)
 
-        # Each loss is differentiated by its own parameters alone; summed over agents, an agent's
-        # gradient is its own.
-        _assign_grad(loss_q, list(self.critic.parameters()))
-        _assign_grad(loss_pi, list(self.actor.parameters()))
-        _assign_grad(loss_alpha, [self.log_alpha])
+        # Each parameter is in one of the losses alone, so one pass backwards serves all three (and
+        # torch.compile, which frees its graph after one); summed over agents, an agent's gradient is its own.
+        parameters = [*self.actor.parameters(), *self.critic.parameters(), self.log_alpha]
+        total = (loss_q + loss_pi + loss_alpha).sum()
+        for parameter, grad in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
+            parameter.grad = grad
         optimizer.step(agents=agents)
         self.update_target(agents)
         smaller_q = q.detach().amin(1)
@@ -154,8 +159,3 @@ class SAC(nn.Module):
             targets = [t[i] for t in targets for i in agents]
             critics = [c[i] for c in critics for i in agents]
         torch._foreach_lerp_(targets, critics, self.tau)
-
-
-def _assign_grad(loss: Tensor, parameters: list[nn.Parameter]) -> None:
-    for parameter, grad in zip(parameters, torch.autograd.grad(loss.sum(), parameters), strict=True):
-        parameter.grad = grad

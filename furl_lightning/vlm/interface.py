@@ -1,0 +1,92 @@
+"""What the learner asks of a vision-language model, and what keeps that model frozen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class UnusableModel(ValueError):
+    """A model that is not there, not complete or not of the kind asked for."""
+
+
+class VLM(nn.Module, ABC):
+    """A frozen vision-language model.
+
+    The network inside is held, not owned: it is no registered submodule, so a parent's state
+    dict, optimizers and ``train()`` never meet it, while ``.to(device)`` still moves it. A
+    checkpoint therefore names the model by its fingerprint and does not carry its weights.
+
+    Subclasses give the four members below; each embedding is a plain float32 tensor on the
+    model's device that may take part in autograd, not L2-normalised.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        network.requires_grad_(False).eval()
+        self._held = (network,)  # in a tuple nn.Module does not see it
+        super().train(False)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is held: without gradients, always in evaluation mode."""
+        return self._held[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Width of every embedding."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the model is called in logs and reports."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 over weights and preprocessing, in hexadecimal: the same embeddings, the same print."""
+
+    @abstractmethod
+    def encode_images(self, frames: Tensor) -> Tensor:
+        """Embed frames, uint8 [N, H, W, 3] in RGB on any device: float32 [N, width].
+
+        Raises:
+            ValueError: frames of another type or shape.
+        """
+
+    @abstractmethod
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Embed sentences: float32 [M, width].
+
+        Raises:
+            ValueError: a sentence without a word, or one longer than the model can read.
+        """
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever a parent asks for."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.network._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+def check_frames(frames: Tensor) -> None:
+    """Refuse anything but uint8 [N, H, W, 3] with a ValueError."""
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape[1:3]:
+        raise ValueError(
+            f"frames must be uint8 [N, height, width, 3], not {str(frames.dtype).removeprefix('torch.')} "
+            f"{list(frames.shape)}"
+        )

@@ -1,0 +1,131 @@
+"""Rendered Meta-World episodes with the simulator's state beside each frame.
+
+What the embedded vision-language model is trained on and measured with: scripted experts, left
+alone, disturbed or interrupted, and random actions. Every episode follows from its seed alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from furl_lightning.simulator import Expert, GoalMode, Simulator
+
+Manner = Literal["expert", "noisy", "interrupted", "halted", "random"]
+
+MAX_STEPS = 220
+AFTER_SUCCESS = 36
+"""Environment steps that an episode goes on after its first success."""
+SAME_OBJECT = ("reach-wall", "reach")
+"""Tasks whose object is the goal itself: the puck on the table is only in the way."""
+
+
+@dataclass
+class Episode:
+    """Frames of one episode, in order, and the state that each shows; T frames."""
+
+    frames: np.ndarray  # uint8 [T, size, size, 3]
+    step: np.ndarray  # int32 [T]: environment steps taken before the frame
+    success: np.ndarray  # bool [T]
+    hand: np.ndarray  # float32 [T, 3]: the gripper, metres
+    opening: np.ndarray  # float32 [T]: of the gripper, 0 (closed) to 1
+    object: np.ndarray  # float32 [T, 3]: what the gripper has to get at, metres
+    goal: np.ndarray  # float32 [T, 3]: where the object has to go, metres
+    to_target: np.ndarray  # float32 [T]: what is left of the object's way, metres, as the task measures it
+    reward: np.ndarray  # float32 [T]: Meta-World's dense reward, 0 to 10
+
+    def first_success(self) -> int | None:
+        """Index of the first frame that shows success, or None."""
+        return int(self.success.argmax()) if self.success.any() else None
+
+
+def shrink(frames: np.ndarray, size: int) -> np.ndarray:
+    """Resize frames [T, H, W, 3] to [T, size, size, 3] as the model's preprocessing does."""
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+    return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def record(
+    task: str, seed: int, goal: GoalMode, manner: Manner, every: int = 3, size: int | None = None
+) -> Episode:
+    """Play one episode and draw every ``every``-th step, the first state and the first success.
+
+    Args:
+        task: a name from the catalogue.
+        seed: of the placement and of whatever disturbs the expert.
+        goal: the simulator's goal mode.
+        manner: ``expert``: undisturbed; ``noisy``: Gaussian noise of a strength drawn for the
+            episode; ``interrupted``: random actions for a while, then the expert goes on;
+            ``halted``: the expert stops halfway for good; ``random``: no expert at all.
+        every: environment steps between frames.
+        size: height and width of the frames kept; None keeps the renderer's 192.
+    """
+    random = np.random.default_rng([seed, *manner.encode()])
+    simulator = Simulator(task, seed, goal, "fast", show_goal=True)
+    try:
+        return _play(simulator, Expert(task), manner, random, every, size)
+    finally:
+        simulator.close()
+
+
+def _play(
+    simulator: Simulator, expert: Expert, manner: Manner, random: np.random.Generator, every: int, size: int | None
+) -> Episode:
+    observation = simulator.reset()
+    noise = random.uniform(0.1, 0.9) if manner == "noisy" else 0.0
+    begin = int(random.integers(10, 70))
+    end = {"interrupted": begin + int(random.integers(20, 60)), "halted": MAX_STEPS}.get(manner, begin)
+    if manner == "random":
+        begin, end = 0, MAX_STEPS
+    wandering = np.zeros(4, np.float32)
+    rows: list[dict[str, object]] = []
+    info: dict[str, float] = {}
+    left = MAX_STEPS
+    succeeded = False
+    for step in range(MAX_STEPS + 1):
+        success = bool(info.get("success", False))
+        if step % every == 0 or (success and not succeeded):
+            rows.append(_row(simulator, observation, step, success, info))
+        if success and not succeeded:
+            left = min(left, step + AFTER_SUCCESS)
+        succeeded = succeeded or success
+        if step >= left:
+            break
+        if begin <= step < end:
+            # One random action holds for a while, for single ones cancel out and the arm stays.
+            if (step - begin) % 8 == 0:
+                wandering = random.uniform(-1, 1, 4).astype(np.float32)
+            action = wandering * (0.2 if manner == "halted" else 1.0)
+        else:
+            action = expert.action(observation) + noise * random.standard_normal(4).astype(np.float32)
+        observation, _, _, _, info = simulator.env.step(np.clip(action, -1, 1))
+    columns = {field.name: np.stack([np.asarray(row[field.name]) for row in rows]) for field in fields(Episode)}
+    columns["to_target"][0] = columns["to_target"][1]  # nothing is known before the first step
+    columns["reward"][0] = columns["reward"][1]
+    if size is not None:
+        columns["frames"] = shrink(columns["frames"], size)
+    return Episode(**columns)
+
+
+def _row(simulator: Simulator, observation: np.ndarray, step: int, success: bool, info: dict[str, float]) -> dict[str, object]:
+    hand, goal = observation[:3], np.asarray(simulator.env._target_pos)
+    thing = goal if simulator.task in SAME_OBJECT else observation[4:7]
+    to_target = info.get("obj_to_target", 0.0)
+    if to_target == 0.0 or simulator.task == "lever-pull":  # four tasks do not measure it, this one means another thing
+        to_target = float(np.linalg.norm(thing - goal))
+    return {
+        "frames": simulator.frame(),
+        "step": np.int32(step),
+        "success": success,
+        "hand": np.float32(hand),
+        "opening": np.float32(observation[3]),
+        "object": np.float32(thing),
+        "goal": np.float32(goal),
+        "to_target": np.float32(to_target),
+        "reward": np.float32(info.get("unscaled_reward", 0.0)),
+    }

@@ -1,0 +1,323 @@
+"""Train the embedded vision-language model: ``python scripts/train_embedded_vlm.py --out FOLDER``.
+
+Two stages, each skipped where its result is there: ``data`` renders episodes of the forty tasks
+outside MT10, ``train`` fits a small CLIP to the frames and their captions with CLIP's symmetric
+contrastive loss, in which every caption that holds for a frame counts as its positive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from embedded_vlm_captions import GENERIC, NUM_STAGES, captions, find_scale, stages
+from embedded_vlm_episodes import Manner, record
+from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS
+
+TRAINING_TASKS = TASK_SETS["mt50"][10:]
+"""The tasks outside MT10; of MT10 no frame is ever trained on."""
+FIRST_SEED = 10_000
+"""Of the training episodes; the seeds below it are for measuring."""
+SIZE = 128
+CONTEXT = 32
+PLAN: tuple[tuple[Manner, int, int], ...] = (
+    ("expert", 9, 3),
+    ("noisy", 5, 4),
+    ("interrupted", 4, 4),
+    ("halted", 1, 8),
+    ("random", 2, 8),
+)
+"""Episodes of each training task: manner, how many, environment steps between frames."""
+
+
+def make_data(folder: Path, processes: int) -> None:
+    """Render the episodes of every training task into ``folder``, a file a task; skips what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [(task, folder / f"{task}.npz") for task in TRAINING_TASKS if not (folder / f"{task}.npz").exists()]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for done, task in enumerate(pool.imap_unordered(_make_task, wanted), 1):
+            print(f"data {done}/{len(wanted)}: {task}", flush=True)
+
+
+def _make_task(wanted: tuple[str, Path]) -> str:
+    torch.set_num_threads(1)
+    task, path = wanted
+    columns: dict[str, list[np.ndarray]] = {}
+    seed = FIRST_SEED
+    for manner, count, every in PLAN:
+        for _ in range(count):
+            episode = record(task, seed, "fixed" if seed % 2 else "random", manner, every, SIZE)
+            length = len(episode.frames)
+            extra = {"episode": np.full(length, seed - FIRST_SEED), "expert": np.full(length, manner == "expert")}
+            for name, values in {**vars(episode), **extra}.items():
+                columns.setdefault(name, []).append(values)
+            seed += 1
+    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    np.savez(temporary, **{name: np.concatenate(values) for name, values in columns.items()})
+    temporary.rename(path)
+    return task
+
+
+@dataclass
+class Frames:
+    """All training frames, F of them, with what their captions are made of."""
+
+    pixels: np.ndarray  # uint8 [F, size, size, 3]
+    task: np.ndarray  # int64 [F], index into TRAINING_TASKS
+    stage: np.ndarray  # int64 [F]
+    state: Tensor  # float32 [F, 11], standardised: hand, object, goal, opening, share of the way
+    pairs: list[tuple[int, int]]  # first frame and first success of the experts' episodes
+    by_stage: list[list[np.ndarray]]  # of each task, of each of its stages: the frames
+
+
+def load_frames(folder: Path) -> Frames:
+    """Read what :func:`make_data` wrote."""
+    pixels, tasks, found_stages, states = [], [], [], []
+    pairs: list[tuple[int, int]] = []
+    by_stage: list[list[np.ndarray]] = []
+    offset = 0
+    for index, task in enumerate(TRAINING_TASKS):
+        path = folder / f"{task}.npz"
+        if not path.exists():
+            raise ValueError(f"{path} is missing; run --stage data with the same --cache first")
+        with np.load(path) as file:
+            column = {name: file[name] for name in file.files}
+        away = np.linalg.norm(column["hand"] - column["object"], axis=1)
+        episodes = [np.flatnonzero(column["episode"] == number) for number in np.unique(column["episode"])]
+        firsts = [
+            (int(rows[0]), int(rows[column["success"][rows].argmax()]))
+            for rows in episodes
+            if column["expert"][rows[0]] and column["success"][rows].any()
+        ]
+        expert = column["expert"].astype(bool)
+        scale = find_scale(away[expert], column["to_target"], np.array([last for _, last in firsts]))
+        sorted_rows = [stages(scale, away[r], column["to_target"][r], column["success"][r]) for r in episodes]
+        stage = np.concatenate([found for found, _ in sorted_rows])
+        share = np.concatenate([found for _, found in sorted_rows])
+        by_stage.append([offset + np.flatnonzero(stage == s) for s in range(NUM_STAGES) if (stage == s).any()])
+        pairs += [(offset + first, offset + last) for first, last in firsts]
+        states.append(
+            np.column_stack([column["hand"], column["object"], column["goal"], column["opening"], share]).astype(np.float32)
+        )
+        pixels.append(column["frames"])
+        tasks.append(np.full(len(stage), index))
+        found_stages.append(stage)
+        offset += len(stage)
+    state = torch.from_numpy(np.concatenate(states))
+    state = (state - state.mean(0)) / state.std(0)
+    return Frames(np.concatenate(pixels), np.concatenate(tasks), np.concatenate(found_stages), state, pairs, by_stage)
+
+
+class CaptionTable:
+    """Which caption holds for which task and stage, and with what weight."""
+
+    def __init__(self) -> None:
+        of_task = [captions(task) | GENERIC for task in TRAINING_TASKS]
+        self.texts = list(dict.fromkeys(text for table in of_task for text in table))
+        column = {text: number for number, text in enumerate(self.texts)}
+        self.weight = torch.zeros(len(TRAINING_TASKS), NUM_STAGES, len(self.texts))  # [task, stage, caption]
+        for task, table in enumerate(of_task):
+            for text, weights in table.items():
+                self.weight[task, :, column[text]] = torch.tensor(weights)
+
+
+def make_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
+    """CLIP's tokenizer with a small byte-level vocabulary: short on these texts, able to read any."""
+    pattern = CLIPTokenizer().backend_tokenizer
+    learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    learner.normalizer, learner.pre_tokenizer = pattern.normalizer, pattern.pre_tokenizer
+    trainer = BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    merges = [(first, second) for first, second in json.loads(learner.to_str())["model"]["merges"]]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    tokens += ["".join(pair) for pair in merges]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
+
+
+def make_model(vocabulary: int) -> CLIPModel:
+    """A CLIP of about three million parameters, at random."""
+    tower = {"hidden_act": "gelu_pytorch_tanh", "attention_dropout": 0.0}
+    return CLIPModel(
+        CLIPConfig(
+            vision_config={
+                "image_size": SIZE, "patch_size": 16, "hidden_size": 192, "intermediate_size": 768,
+                "num_hidden_layers": 5, "num_attention_heads": 3, **tower,
+            },
+            text_config={
+                "vocab_size": vocabulary, "max_position_embeddings": CONTEXT, "hidden_size": 128,
+                "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2,
+                "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, **tower,
+            },
+            projection_dim=256,
+        )
+    )
+
+
+def batches(frames: Frames, random: np.random.Generator, tasks: int, each: int) -> Iterator[np.ndarray]:
+    """Indices of frames without end: of a few tasks many frames, every stage as often as the next.
+
+    So the negatives of a frame are the same scene at other stages, not just other scenes.
+    """
+    while True:
+        rows: list[int] = []
+        for task in random.choice(len(frames.by_stage), tasks, replace=False):
+            piles = frames.by_stage[task]
+            first = random.integers(len(piles))
+            rows += [int(random.choice(piles[(first + number) % len(piles)])) for number in range(each)]
+        yield np.array(rows)
+
+
+def augment(pixels: np.ndarray, random: np.random.Generator, settings: CLIPImageProcessorPil) -> Tensor:
+    """Shift by up to 3 pixels, change brightness, contrast and colour; normalise: [B, 3, size, size]."""
+    shifted = np.empty_like(pixels)
+    for row, (down, right) in enumerate(random.integers(-3, 4, (len(pixels), 2))):
+        padded = np.pad(pixels[row], ((3, 3), (3, 3), (0, 0)), mode="edge")
+        shifted[row] = padded[3 + down : 3 + down + SIZE, 3 + right : 3 + right + SIZE]
+    x = torch.from_numpy(shifted).permute(0, 3, 1, 2).float() / 255
+    gain = torch.from_numpy(random.normal(1, 0.12, (len(x), 1, 1, 1)) * random.normal(1, 0.05, (len(x), 3, 1, 1)))
+    shift = torch.from_numpy(random.normal(0, 0.04, (len(x), 1, 1, 1)))
+    x = (x * gain.float() + shift.float()).clamp(0, 1)
+    return (x - torch.tensor(settings.image_mean)[:, None, None]) / torch.tensor(settings.image_std)[:, None, None]
+
+
+def contrastive_loss(cosine: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+    """CLIP's symmetric loss with soft targets.
+
+    Args:
+        cosine: of each image and text, [B, U].
+        scale: the inverse temperature.
+        weight: with which a text holds for an image, [B, U]; every image has one, not every text.
+    """
+    logits = cosine * scale
+    of_image = weight / weight.sum(1, keepdim=True)
+    held = weight.sum(0) > 0.2
+    of_text = weight[:, held] / weight[:, held].sum(0, keepdim=True)
+    image_loss = -(of_image * logits.log_softmax(1)).sum(1).mean()
+    text_loss = -(of_text * logits[:, held].log_softmax(0)).sum(0).mean()
+    return (image_loss + text_loss) / 2
+
+
+def train(frames: Frames, out: Path, minutes: float, seed: int, early: float) -> None:
+    """Fit the model for ``minutes`` of wall-clock time and save it to ``out``; a first time after ``early``."""
+    torch.manual_seed(seed)
+    random = np.random.default_rng(seed)
+    table = CaptionTable()
+    tokenizer = make_tokenizer([*table.texts, *INSTRUCTIONS.values()])
+    settings = CLIPImageProcessorPil(
+        size={"height": SIZE, "width": SIZE}, crop_size={"height": SIZE, "width": SIZE}, do_center_crop=False
+    )
+    model = make_model(len(tokenizer)).train()
+    # Regressing the simulator's state teaches the image tower where things are; dropped afterwards.
+    regress = nn.Linear(model.config.projection_dim, frames.state.shape[1])
+    everything = [*model.parameters(), *regress.parameters()]
+    decayed = [p for p in everything if p.ndim > 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": [p for p in everything if p.ndim <= 1], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+    started, spent, step, seen = time.monotonic(), 0.0, 0, torch.zeros(3)
+    print(f"{len(frames.task)} frames, {len(table.texts)} captions, {len(tokenizer)} tokens, "
+          f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters", flush=True)
+    for rows in batches(frames, random, tasks=12, each=16):
+        spent = (time.monotonic() - started) / 60 / minutes
+        if spent >= 1:
+            break
+        lr = 1.2e-3 * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * spent))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        weight = table.weight[frames.task[rows], frames.stage[rows]]  # [B, caption]
+        # Each image's texts and as many that hold for none, so that the rest of the table counts too.
+        present = table.weight[np.unique(frames.task[rows])].sum((0, 1)) > 0
+        chosen = present & (torch.from_numpy(random.random(len(table.texts))) < 0.6)
+        chosen |= torch.from_numpy(random.random(len(table.texts))) < 0.05
+        chosen |= F.one_hot(weight.argmax(1), len(table.texts)).sum(0) > 0
+        texts = [table.texts[number] for number in chosen.nonzero()[:, 0]]
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        with torch.autocast("cpu", torch.bfloat16):
+            image = model.get_image_features(pixel_values=augment(frames.pixels[rows], random, settings)).pooler_output
+            text = model.get_text_features(**tokens).pooler_output
+        image, text = image.float(), text.float()
+        cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+        alike = contrastive_loss(cosine, model.logit_scale.exp().clamp(max=60), weight[:, chosen])
+        state = F.smooth_l1_loss(regress(image), frames.state[rows])
+        optimizer.zero_grad()
+        (alike + state).backward()
+        nn.utils.clip_grad_norm_(everything, 1.0)
+        optimizer.step()
+        step += 1
+        seen += torch.tensor([1.0, alike.item(), state.item()])
+        if step % 50 == 0:
+            print(f"step {step}, {100 * spent:.1f} % of the time, contrast {seen[1] / seen[0]:.3f}, "
+                  f"state {seen[2] / seen[0]:.4f}, scale {model.logit_scale.exp().item():.1f}, lr {lr:.2e}", flush=True)
+            seen.zero_()
+        if early and spent * minutes >= early:
+            save(model, tokenizer, settings, frames, out)
+            early = 2.5 * early
+    save(model, tokenizer, settings, frames, out)
+
+
+@torch.no_grad()
+def save(model: CLIPModel, tokenizer: CLIPTokenizer, settings: CLIPImageProcessorPil, frames: Frames, out: Path) -> None:
+    """Scale the image embedding and write the model's folder in half precision.
+
+    The scale makes the median L2 distance between the first frame and the first success of the
+    experts' episodes 1, so that the reward alignment's ``l2_margin`` of 0.25 is a quarter of the way.
+    """
+    model.eval()
+    ends = []
+    for end in range(2):
+        rows = np.array([pair[end] for pair in frames.pairs])
+        x = torch.from_numpy(frames.pixels[rows]).permute(0, 3, 1, 2).float() / 255
+        x = (x - torch.tensor(settings.image_mean)[:, None, None]) / torch.tensor(settings.image_std)[:, None, None]
+        ends.append(model.get_image_features(pixel_values=x).pooler_output)
+    factor = 1 / (ends[0] - ends[1]).norm(dim=-1).median()
+    scaled = CLIPModel(model.config)
+    scaled.load_state_dict(model.state_dict())
+    scaled.visual_projection.weight.mul_(factor)
+    scaled.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    settings.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)  # the library leaves it readable to its owner alone
+    print(f"saved to {out}, image embedding scaled by {factor:.4f}", flush=True)
+    model.train()
+
+
+def main() -> None:
+    """Run the stages that the command line asks for."""
+    parser = argparse.ArgumentParser(description="Train the embedded vision-language model.")
+    parser.add_argument("--stage", choices=["all", "data", "train"], default="all")
+    parser.add_argument("--out", type=Path, default=Path("build/embedded_vlm/model"), help="the model's folder")
+    parser.add_argument("--cache", type=Path, default=Path("build/embedded_vlm"), help="where rendered episodes are kept")
+    parser.add_argument("--minutes", type=float, default=45.0, help="wall-clock time for the training itself")
+    parser.add_argument("--early", type=float, default=0.0, help="also save after this many minutes; 0: only at the end")
+    parser.add_argument("--processes", type=int, default=2, help="for rendering")
+    parser.add_argument("--threads", type=int, default=2, help="for training")
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and augmentation")
+    args = parser.parse_args()
+    if args.minutes <= 0:
+        parser.error(f"--minutes must be above 0, not {args.minutes}")
+    if args.stage != "train":
+        make_data(args.cache, args.processes)
+    if args.stage != "data":
+        torch.set_num_threads(args.threads)
+        train(load_frames(args.cache), args.out, args.minutes, args.seed, args.early)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What several tests share: small runs of the real command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from furl_lightning.fit import fit
+
+from .tiny_clip import make_tiny_clip
+
+torch.set_num_threads(1)  # tiny networks; and spinning threads of parallel test processes starve each other
+
+SMALL = {
+    "data.tasks": "[drawer-close]",
+    "data.seeds": "[0]",
+    "data.env_steps": "1000",
+    "data.start_steps": "500",
+    "data.steps_per_iteration": "10",
+    "data.batch_size": "16",
+    "data.replay_size": "500",
+    "data.memory_size": "500",
+    "data.eval_every": "100000",
+    "model.hidden": "[32, 32]",
+    "model.head_hidden": "16",
+    "model.relay_threshold": "300",
+}
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a CLIP with random weights."""
+    return make_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny")
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_clip: Path) -> Run:
+    """Run furl-fit in small with the given settings; returns the last checkpoint and the metrics."""
+
+    def _run(name: str, *flags: str, **settings: Any) -> dict[str, Any]:
+        vlm = {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
+        values = {**SMALL, **vlm, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
+        argv = [*flags, "--runs", str(tmp_path), "--name", name]
+        for key, value in values.items():
+            argv += [f"--{key}", value]
+        status = fit([*argv, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"])
+        assert status == 0
+        return load(tmp_path / name)
+
+    return _run
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The last checkpoint of a run's folder, with its metrics but without times."""
+    checkpoint: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    checkpoint["metrics"] = [line for line in lines if "perf/" not in line]
+    return checkpoint
+
+
+def assert_same(ours: Any, theirs: Any, where: str = "checkpoint", ignore: tuple[str, ...] = ()) -> None:
+    """Bit-equality of nested checkpoints; keys in ``ignore`` are passed over."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            if key not in ignore:
+                assert_same(ours[key], theirs[key], f"{where}.{key}", ignore)
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(a, b, f"{where}[{i}]", ignore)
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours.nan_to_num(-7.0), theirs.nan_to_num(-7.0)), where
+    else:
+        assert ours == theirs or ours != ours, where
