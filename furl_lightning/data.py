@@ -167,8 +167,7 @@ class FuRLDataModule(LightningDataModule):
         self.env_steps = 0
         """Environment steps made so far, per agent."""
         self.goal_embedding: Tensor | None = None
-        self.seconds = {"step": 0.0, "render": 0.0, "embed": 0.0, "collect": 0.0}
-        """Time spent since the last log, by part; stepping and rendering summed over the workers."""
+        self._seconds = {"embed": 0.0, "collect": 0.0}
         self.run_folder: Path | None = None
         """Where the run lies on disk, if it does."""
         self.restored_from: Path | None = None
@@ -254,8 +253,8 @@ class FuRLDataModule(LightningDataModule):
             started = perf_counter()
             rollout = next(collected)
             embedding_seconds = self._store(rollout)
-            self.seconds["embed"] += embedding_seconds
-            self.seconds["collect"] += perf_counter() - started - embedding_seconds
+            self._seconds["embed"] += embedding_seconds
+            self._seconds["collect"] += perf_counter() - started - embedding_seconds
             updates = self.steps_per_iteration if self.env_steps > self.start_steps else 0
             yield Iteration(self.env_steps, updates, self._end_episode())
 
@@ -305,6 +304,18 @@ class FuRLDataModule(LightningDataModule):
         agents = self.memory.drawable.nonzero().flatten().tolist()
         triple = self.memory.draw(agents, self.batch_size, generators) if agents else None
         return Batch(transitions, agents, triple)
+
+    def take_seconds(self) -> dict[str, float]:
+        """Time spent by part since the last call.
+
+        ``collect`` is the wait for the collector, which covers acting, stepping and rendering;
+        ``step`` and ``render`` are summed over the simulators, so that with workers they can exceed it.
+        """
+        assert self._env is not None
+        taken = {**self._env.seconds, **self._seconds}
+        self._env.seconds = dict.fromkeys(self._env.seconds, 0.0)
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
+        return taken
 
     # -- checkpoints: the rings' contents go to files of their own, see checkpoint.py
 

@@ -45,6 +45,8 @@ class MetaWorldEnv(EnvBase):
         self.fleet = Fleet(agents, settings, num_workers)
         self.reward_kind = reward
         self.frames = settings.render is not None
+        self.seconds = {"step": 0.0, "render": 0.0}
+        """Spent stepping and rendering, summed over the simulators; to be read and set back at will."""
         self._step_count = 0
         self._states_at_reset: list[dict[str, Any]] = []
         self._pending: tuple[dict[str, Any], torch.Tensor] | None = None
@@ -92,6 +94,9 @@ class MetaWorldEnv(EnvBase):
         arrays.action[:] = tensordict["action"].numpy()
         self.fleet.step()
         self._step_count += 1
+        step, render = arrays.seconds.sum(0)
+        self.seconds["step"] += float(step)
+        self.seconds["render"] += float(render)
         success = torch.from_numpy(arrays.success.copy())[:, None]
         truncated = torch.from_numpy(arrays.truncated.copy())[:, None]
         if self.reward_kind == "sparse":

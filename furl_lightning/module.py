@@ -105,6 +105,8 @@ class FuRLModule(LightningModule):
 
     def on_train_start(self) -> None:
         """A resumed run learns at the rate that it is given, not at the checkpoint's."""
+        data: FuRLDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._logged = (data.env_steps, perf_counter())
         for optimizer in self._optimizers():
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
@@ -228,7 +230,7 @@ class FuRLModule(LightningModule):
         self.log_agents(measured, env_steps)
         steps_before, time_before = self._logged
         steps, elapsed = env_steps - steps_before, perf_counter() - time_before
-        spent = {**data.seconds, "update": self._update_seconds}
+        spent = {**data.take_seconds(), "update": self._update_seconds}
         self.log_run(
             {
                 "perf/env_steps_per_s": steps * len(self.agents) / elapsed,
@@ -236,7 +238,6 @@ class FuRLModule(LightningModule):
             },
             env_steps,
         )
-        data.seconds = dict.fromkeys(data.seconds, 0.0)
         self._update_seconds = 0.0
         self._logged = (env_steps, perf_counter())
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed
+import torch.multiprocessing
 import torch.nn.functional as F
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
@@ -35,6 +38,8 @@ TRAINING_TASKS = TASK_SETS["mt50"][10:]
 FIRST_SEED = 10_000
 """Of the training episodes; the seeds below it are for measuring."""
 SIZE = 128
+"""Height and width that frames are kept in; the model looks at the centre of them."""
+CROP = 120
 CONTEXT = 32
 PLAN: tuple[tuple[Manner, int, int], ...] = (
     ("expert", 9, 3),
@@ -158,17 +163,67 @@ def make_model(vocabulary: int) -> CLIPModel:
     return CLIPModel(
         CLIPConfig(
             vision_config={
-                "image_size": SIZE, "patch_size": 16, "hidden_size": 192, "intermediate_size": 768,
-                "num_hidden_layers": 5, "num_attention_heads": 3, **tower,
+                "image_size": CROP, "patch_size": 20, "hidden_size": 192, "intermediate_size": 768,
+                "num_hidden_layers": 4, "num_attention_heads": 3, **tower,
             },
             text_config={
                 "vocab_size": vocabulary, "max_position_embeddings": CONTEXT, "hidden_size": 128,
-                "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2,
+                "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2,
                 "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, **tower,
             },
             projection_dim=256,
         )
     )
+
+
+@torch.no_grad()
+def see_differences(model: CLIPModel, frames: Frames, settings: CLIPImageProcessorPil) -> None:
+    """Begin with patch embeddings that show where a frame differs from the average frame, and how.
+
+    The camera never moves: nearly all of a frame is the same in all of them, and a random start
+    spends most of the training on finding that out. The embedding's filters begin as the principal
+    components of the patches, and each position's vector cancels the average patch that is there.
+    """
+    rows = np.random.default_rng(0).choice(len(frames.task), 2000, replace=False)
+    edge = (SIZE - CROP) // 2
+    x = torch.from_numpy(frames.pixels[np.sort(rows)]).permute(0, 3, 1, 2)[..., edge : edge + CROP, edge : edge + CROP]
+    embeddings = model.vision_model.embeddings
+    size = model.config.vision_config.patch_size
+    patches = F.unfold(normalise(x.float() / 255, settings), size, stride=size).transpose(1, 2)  # [N, P, 3 * size^2]
+    mean = patches.mean(0)
+    centred = (patches - mean).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+    values, vectors = values.flip(0), vectors.flip(1)
+    width = embeddings.patch_embedding.out_channels
+    filters = (vectors[:, :width] / (values[:width] + values[width // 5]).sqrt()).T  # [width, 3 * size^2]
+    embeddings.patch_embedding.weight.copy_(filters.view_as(embeddings.patch_embedding.weight))
+    places = embeddings.position_embedding.weight
+    places.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    places[1:] -= mean @ filters.T
+
+
+@torch.no_grad()
+def tell_apart(
+    model: CLIPModel, frames: Frames, texts: list[str], tokenizer: CLIPTokenizer, settings: CLIPImageProcessorPil
+) -> None:
+    """Begin with towers whose last layer norm is standardised over frames, and over texts.
+
+    At a random start all frames have nearly the same embedding, for the class token has hardly
+    looked at them, and so have all texts; contrast then takes hundreds of steps to begin.
+    """
+    rows = np.sort(np.random.default_rng(1).choice(len(frames.task), 500, replace=False))
+    edge = (SIZE - CROP) // 2
+    x = torch.from_numpy(frames.pixels[rows]).permute(0, 3, 1, 2)[..., edge : edge + CROP, edge : edge + CROP]
+    seen = model.get_image_features(pixel_values=normalise(x.float() / 255, settings), output_hidden_states=True)
+    first_token = seen.hidden_states[-1][:, 0]
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    last_token = tokens["input_ids"].eq(tokenizer.eos_token_id).int().argmax(1)
+    hidden = model.get_text_features(**tokens, output_hidden_states=True).hidden_states[-1]
+    read = hidden[torch.arange(len(texts)), last_token]
+    for norm, features in ((model.vision_model.post_layernorm, first_token), (model.text_model.final_layer_norm, read)):
+        plain = F.layer_norm(features, norm.normalized_shape, eps=norm.eps)
+        norm.weight.copy_(1 / plain.std(0))
+        norm.bias.copy_(-plain.mean(0) / plain.std(0))
 
 
 def batches(frames: Frames, random: np.random.Generator, tasks: int, each: int) -> Iterator[np.ndarray]:
@@ -186,15 +241,19 @@ def batches(frames: Frames, random: np.random.Generator, tasks: int, each: int) 
 
 
 def augment(pixels: np.ndarray, random: np.random.Generator, settings: CLIPImageProcessorPil) -> Tensor:
-    """Shift by up to 3 pixels, change brightness, contrast and colour; normalise: [B, 3, size, size]."""
-    shifted = np.empty_like(pixels)
-    for row, (down, right) in enumerate(random.integers(-3, 4, (len(pixels), 2))):
-        padded = np.pad(pixels[row], ((3, 3), (3, 3), (0, 0)), mode="edge")
-        shifted[row] = padded[3 + down : 3 + down + SIZE, 3 + right : 3 + right + SIZE]
-    x = torch.from_numpy(shifted).permute(0, 3, 1, 2).float() / 255
+    """Crop anywhere, change brightness, contrast and colour, normalise: float32 [B, 3, crop, crop]."""
+    cropped = np.empty((len(pixels), CROP, CROP, 3), np.uint8)
+    for row, (top, left) in enumerate(random.integers(0, SIZE - CROP + 1, (len(pixels), 2))):
+        cropped[row] = pixels[row, top : top + CROP, left : left + CROP]
+    x = torch.from_numpy(cropped).permute(0, 3, 1, 2).float() / 255
     gain = torch.from_numpy(random.normal(1, 0.12, (len(x), 1, 1, 1)) * random.normal(1, 0.05, (len(x), 3, 1, 1)))
     shift = torch.from_numpy(random.normal(0, 0.04, (len(x), 1, 1, 1)))
     x = (x * gain.float() + shift.float()).clamp(0, 1)
+    return normalise(x, settings)
+
+
+def normalise(x: Tensor, settings: CLIPImageProcessorPil) -> Tensor:
+    """From [0, 1] to what the network takes, [B, 3, H, W]."""
     return (x - torch.tensor(settings.image_mean)[:, None, None]) / torch.tensor(settings.image_std)[:, None, None]
 
 
@@ -215,36 +274,43 @@ def contrastive_loss(cosine: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
     return (image_loss + text_loss) / 2
 
 
-def train(frames: Frames, out: Path, minutes: float, seed: int, early: float) -> None:
-    """Fit the model for ``minutes`` of wall-clock time and save it to ``out``; a first time after ``early``."""
+def train(rank: int, processes: int, meeting: str, cache: Path, out: Path, minutes: float, seed: int, early: float) -> None:
+    """Fit the model for ``minutes`` of wall-clock time and save it to ``out``; a first time after ``early``.
+
+    Each of the processes has batches of its own and one thread: on a busy machine two threads of
+    one process wait for each other most of the time. Gradients are averaged.
+    """
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{meeting}/point", rank=rank, world_size=processes)
+    frames = load_frames(cache)
     torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng([seed, rank])
     table = CaptionTable()
     tokenizer = make_tokenizer([*table.texts, *INSTRUCTIONS.values()])
     settings = CLIPImageProcessorPil(
-        size={"height": SIZE, "width": SIZE}, crop_size={"height": SIZE, "width": SIZE}, do_center_crop=False
+        size={"height": SIZE, "width": SIZE}, crop_size={"height": CROP, "width": CROP}
     )
     model = make_model(len(tokenizer)).train()
+    see_differences(model, frames, settings)
+    tell_apart(model, frames, table.texts, tokenizer, settings)
     # Regressing the simulator's state teaches the image tower where things are; dropped afterwards.
     regress = nn.Linear(model.config.projection_dim, frames.state.shape[1])
     everything = [*model.parameters(), *regress.parameters()]
     decayed = [p for p in everything if p.ndim > 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": [p for p in everything if p.ndim <= 1], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
     started, spent, step, seen = time.monotonic(), 0.0, 0, torch.zeros(3)
-    print(f"{len(frames.task)} frames, {len(table.texts)} captions, {len(tokenizer)} tokens, "
-          f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters", flush=True)
-    for rows in batches(frames, random, tasks=12, each=16):
-        spent = (time.monotonic() - started) / 60 / minutes
-        if spent >= 1:
-            break
-        lr = 1.2e-3 * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * spent))
+    say = print if rank == 0 else (lambda *args, **kwargs: None)
+    say(f"{len(frames.task)} frames, {len(table.texts)} captions, {len(tokenizer)} tokens, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters", flush=True)
+    for rows in batches(frames, random, tasks=8, each=14):
+        lr = 1.2e-3 * min(1.0, (step + 1) / 60) * (0.5 + 0.5 * np.cos(np.pi * spent))
         for group in optimizer.param_groups:
             group["lr"] = lr
         weight = table.weight[frames.task[rows], frames.stage[rows]]  # [B, caption]
         # Each image's texts and as many that hold for none, so that the rest of the table counts too.
         present = table.weight[np.unique(frames.task[rows])].sum((0, 1)) > 0
-        chosen = present & (torch.from_numpy(random.random(len(table.texts))) < 0.6)
+        chosen = present & (torch.from_numpy(random.random(len(table.texts))) < 0.5)
         chosen |= torch.from_numpy(random.random(len(table.texts))) < 0.05
         chosen |= F.one_hot(weight.argmax(1), len(table.texts)).sum(0) > 0
         texts = [table.texts[number] for number in chosen.nonzero()[:, 0]]
@@ -258,18 +324,36 @@ def train(frames: Frames, out: Path, minutes: float, seed: int, early: float) ->
         state = F.smooth_l1_loss(regress(image), frames.state[rows])
         optimizer.zero_grad()
         (alike + state).backward()
+        spent = average_gradients(everything, (time.monotonic() - started) / 60 / minutes)
         nn.utils.clip_grad_norm_(everything, 1.0)
         optimizer.step()
         step += 1
         seen += torch.tensor([1.0, alike.item(), state.item()])
-        if step % 50 == 0:
-            print(f"step {step}, {100 * spent:.1f} % of the time, contrast {seen[1] / seen[0]:.3f}, "
-                  f"state {seen[2] / seen[0]:.4f}, scale {model.logit_scale.exp().item():.1f}, lr {lr:.2e}", flush=True)
+        if step % 10 == 0:
+            say(f"step {step}, {100 * spent:.1f} % of the time, contrast {seen[1] / seen[0]:.3f}, "
+                f"state {seen[2] / seen[0]:.4f}, scale {model.logit_scale.exp().item():.1f}, lr {lr:.2e}", flush=True)
             seen.zero_()
+        if spent >= 1:
+            break
         if early and spent * minutes >= early:
-            save(model, tokenizer, settings, frames, out)
+            if rank == 0:
+                save(model, tokenizer, settings, frames, out)
             early = 2.5 * early
-    save(model, tokenizer, settings, frames, out)
+    if rank == 0:
+        save(model, tokenizer, settings, frames, out)
+    torch.distributed.destroy_process_group()
+
+
+def average_gradients(parameters: Sequence[nn.Parameter], number: float) -> float:
+    """Average gradients over the processes, and a number with them, so that all see the same."""
+    found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([*(grad.reshape(-1) for grad in found), torch.tensor([number])])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    pieces = flat.split([*(p.numel() for p in parameters), 1])
+    for parameter, piece in zip(parameters, pieces[:-1], strict=True):
+        parameter.grad = piece.view_as(parameter)
+    return pieces[-1].item()
 
 
 @torch.no_grad()
@@ -284,7 +368,8 @@ def save(model: CLIPModel, tokenizer: CLIPTokenizer, settings: CLIPImageProcesso
     for end in range(2):
         rows = np.array([pair[end] for pair in frames.pairs])
         x = torch.from_numpy(frames.pixels[rows]).permute(0, 3, 1, 2).float() / 255
-        x = (x - torch.tensor(settings.image_mean)[:, None, None]) / torch.tensor(settings.image_std)[:, None, None]
+        edge = (SIZE - CROP) // 2
+        x = normalise(x[..., edge : edge + CROP, edge : edge + CROP], settings)
         ends.append(model.get_image_features(pixel_values=x).pooler_output)
     factor = 1 / (ends[0] - ends[1]).norm(dim=-1).median()
     scaled = CLIPModel(model.config)
@@ -306,8 +391,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/embedded_vlm"), help="where rendered episodes are kept")
     parser.add_argument("--minutes", type=float, default=45.0, help="wall-clock time for the training itself")
     parser.add_argument("--early", type=float, default=0.0, help="also save after this many minutes; 0: only at the end")
-    parser.add_argument("--processes", type=int, default=2, help="for rendering")
-    parser.add_argument("--threads", type=int, default=2, help="for training")
+    parser.add_argument("--processes", type=int, default=2, help="for rendering and for training")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and augmentation")
     args = parser.parse_args()
     if args.minutes <= 0:
@@ -315,8 +399,9 @@ def main() -> None:
     if args.stage != "train":
         make_data(args.cache, args.processes)
     if args.stage != "data":
-        torch.set_num_threads(args.threads)
-        train(load_frames(args.cache), args.out, args.minutes, args.seed, args.early)
+        with tempfile.TemporaryDirectory() as meeting:
+            settings = (args.processes, meeting, args.cache, args.out, args.minutes, args.seed, args.early)
+            torch.multiprocessing.spawn(train, settings, nprocs=args.processes)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def _dense(rng: np.random.Generator, *shape: int) -> Tensor:
 
 def _layers(rng: np.random.Generator, prefix: str, sizes: list[int], last: str, lead: tuple[int, ...] = ()) -> Params:
     out: Params = {}
-    for depth, (i, o) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for depth, (i, o) in enumerate(pairwise(sizes)):
         name = last if last and depth == len(sizes) - 2 else f"{prefix}Dense_{depth}"
         out[f"{name}/kernel"] = _dense(rng, *lead, i, o)
         out[f"{name}/bias"] = torch.tensor(rng.normal(0, 0.05, (*lead, o)).astype(np.float32)).double()
@@ -205,13 +206,14 @@ def _heads(rng: np.random.Generator, goal: bool) -> dict[str, Any]:
             ).double()
             out.update({f"step{k}/embeddings": x, f"step{k}/goal_distances": d, f"step{k}/masks": mask})
 
-            def loss(v: Params, x: Tensor = x, mask: Tensor = mask) -> Tensor:
+            def goal_loss(v: Params, x: Tensor = x, mask: Tensor = mask) -> Tensor:
                 c = _cosine(v, x, text)
                 return sum(
                     mask[i, j] * _relu(margin - (c[i] - c[j])) for i in range(batch) for j in range(batch) if mask[i, j]
                 ) / torch.tensor(float(batch))
 
-            logged["vlm_rewards"], logged["pos_loss"] = _cosine(p, x, text), loss(p)
+            logged["vlm_rewards"], logged["pos_loss"] = _cosine(p, x, text), goal_loss(p)
+            loss: Callable[[Params], Tensor] = goal_loss
         else:
             pos, lag, neg = frames(), frames(), frames()
             for name, x in (("pos", pos), ("neg", neg), ("lag", lag)):
@@ -225,13 +227,14 @@ def _heads(rng: np.random.Generator, goal: bool) -> dict[str, Any]:
                 gated = gate * (c - cos["pos"])
                 logged.update({f"{n}_loss": gated.mean(), f"{n}_loss_max": gated.max(), f"{n}_num": gate.sum()})
 
-            def loss(v: Params, pos: Tensor = pos, lag: Tensor = lag, neg: Tensor = neg) -> Tensor:
+            def success_loss(v: Params, pos: Tensor = pos, lag: Tensor = lag, neg: Tensor = neg) -> Tensor:
                 own, total = _cosine(v, pos, text), torch.zeros((), dtype=torch.float64)
                 for other in (neg, lag):
                     difference = _cosine(v, other, text) - own
                     total = total + torch.where(difference + margin > 0, difference, 0.0).mean()
                 return total
 
+            loss = success_loss
         out.update({f"step{k}/out/{n}": v for n, v in logged.items()})
         p = adam.step(p, loss, list(p))
         if k in (0, meta["steps"] - 1):
@@ -266,7 +269,7 @@ def _memory(rng: np.random.Generator) -> dict[str, Any]:
             first = int(rng.integers(0, length))
             success[first : first + int(rng.integers(1, length))] = 1
             if first + 4 < length:
-                success[-1] = rng.integers(0, 2)
+                success[-1] = int(rng.integers(0, 2))
         frames = np.arange(length) + episode * length
         if not success.any():
             for frame in frames:
@@ -289,12 +292,12 @@ def _memory(rng: np.random.Generator) -> dict[str, Any]:
         out[f"ep{episode}/valid_idxes"] = valid.content.astype(np.int32)
         out[f"ep{episode}/sizes"] = np.array([r.size for r in rings] + [r.next for r in rings])
     valid_index, negative_index = rng.integers(0, valid.size, 50), rng.integers(0, negative.size, 50)
-    place = valid.content[valid_index]
+    places = valid.content[valid_index]
     out.update(
         sample_valid_idx=valid_index,
         sample_neg_idx=negative_index,
-        sample_pos=positive.content[place],
-        sample_lag=positive.content[(place - meta["gap"]) % valid.size],
+        sample_pos=positive.content[places],
+        sample_lag=positive.content[(places - meta["gap"]) % valid.size],
         sample_neg=negative.content[negative_index],
     )
     return {**out, "meta": meta}

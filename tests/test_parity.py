@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import furl_lightning.networks as networks
+from furl_lightning import networks
 from furl_lightning.alignment import AlignedReward, Triple, goal_mask, success_loss
 from furl_lightning.data import Batch
 from furl_lightning.module import FuRLModule
@@ -144,7 +144,8 @@ def layers_of(agent: SAC) -> dict[str, PopulationLinear]:
 
 def layers_of_heads(reward: AlignedReward) -> dict[str, PopulationLinear]:
     heads: dict[str, PopulationMLP] = {"text_encoder": reward.text_head, "image_encoder": reward.image_head}
-    return {f"{h}/Dense_{i}": layer for h, mlp in heads.items() for i, layer in enumerate(mlp.layers)}  # type: ignore[misc]
+    out = {f"{head}/Dense_{i}": layer for head, mlp in heads.items() for i, layer in enumerate(mlp.layers)}
+    return out  # type: ignore[return-value]
 
 
 def views(layers: dict[str, PopulationLinear], log_alpha: Tensor | None, at: int) -> dict[str, Tensor]:
@@ -197,10 +198,15 @@ def sac_of(recording: Recording, num: int, at: int) -> tuple[SAC, dict[str, Tens
     return agent, own
 
 
+def widths(agent: SAC) -> tuple[int, int]:
+    """Sizes of an observation and of an action."""
+    return layers_of(agent)["actor/net/Dense_0"].weight.shape[-2], agent.actor.mean.weight.shape[-1]
+
+
 def check_actor(folder: Path, num: int, at: int) -> None:
     recording = Recording(folder, "actor")
     agent, _ = sac_of(recording, num, at)
-    actor, obs, action = agent.actor, agent.actor.net.layers[0].weight.shape[-2], agent.actor.mean.weight.shape[-1]
+    actor, (obs, action) = agent.actor, widths(agent)
     size = recording.size(0, "observations", "eps", "log_prob")
     observation = among(recording.get("observations", size, obs), num, at)
     noise = among(recording.get("eps", size, action), num, at)
@@ -220,8 +226,7 @@ SAC_OUTPUTS = {  # recorded name: ours
 
 
 def transitions_of(recording: Recording, k: int, num: int, at: int, agent: SAC) -> dict[str, Tensor]:
-    size, obs = recording.value("batch_size"), agent.actor.net.layers[0].weight.shape[-2]
-    action = agent.actor.mean.weight.shape[-1]
+    size, (obs, action) = recording.value("batch_size"), widths(agent)
     shapes = {
         "observations": (size, obs), "actions": (size, action), "rewards": (size,), "discounts": (size,),
         "next_observations": (size, obs), "eps_actor": (size, action), "eps_next": (size, action),
@@ -353,11 +358,14 @@ def check_reward_success(folder: Path, num: int, at: int) -> None:
         measured = {name: values[at] for name, values in reward.update_by_success(triple, optimizer).items()}
         scalars = {
             "pos_cosine": measured["cos_positive"], "lag_cosine": measured["cos_lag"],
-            "neg_cosine": measured["cos_negative"], "neg_loss": measured["loss_negative"], "pos_loss": measured["loss_lag"],
+            "neg_cosine": measured["cos_negative"], "neg_loss": measured["loss_negative"],
+            "pos_loss": measured["loss_lag"],
         }  # fmt: skip
         assert_outputs("loss", measured["loss"], scalars["neg_loss"] + scalars["pos_loss"])
         # A triple for an agent gives the losses of each: [size] in place of their mean.
-        each = success_loss(*(c[:, None] for c in cosine), reward.margin)
+        each = success_loss(
+            cosine.positive[:, None], cosine.lag[:, None], cosine.negative[:, None], reward.margin
+        )
         for name, other, loss in (("neg", cosine.negative, each[0]), ("pos", cosine.lag, each[1])):
             scalars[f"{name}_loss_max"] = loss.max()
             gate = other - cosine.positive + reward.margin
@@ -510,7 +518,7 @@ def compiler() -> Iterator[None]:
 
 def assert_same(compiled: dict[str, Tensor], eager: dict[str, Tensor]) -> None:
     for name, values in eager.items():
-        torch.testing.assert_close(compiled[name], values, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        assert torch.allclose(compiled[name], values, rtol=1e-5, atol=1e-6), name
 
 
 def assert_same_parameters(compiled: nn.Module, eager: nn.Module, lr: float) -> None:

@@ -125,9 +125,7 @@ def test_population_of_3_learns_as_3_of_1() -> None:
         for ours, theirs in zip(metrics, alone.learn(updates), strict=True):
             for name, values in ours.items():
                 expected = theirs.get(name, torch.tensor([torch.nan]))
-                torch.testing.assert_close(
-                    values[i], expected[0], rtol=1e-4, atol=1e-5, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
-                )
+                assert torch.allclose(values[i], expected[0], rtol=1e-4, atol=1e-5, equal_nan=True), name
         ours, theirs = population.of(i), alone.of(i)
         assert ours.keys() == theirs.keys()
         for name in ours:
@@ -161,7 +159,9 @@ def test_one_agents_batch_leaves_the_others_bit_equal(perturbed: int, by: float)
             for name, values in ours.items():
                 assert torch.equal(values[i].nan_to_num(-7.0), theirs[name][i].nan_to_num(-7.0)), name
     ours, theirs = disturbed.of(perturbed), undisturbed.of(perturbed)
-    assert not any(torch.equal(ours[n], theirs[n]) for n in ours if n.startswith(("vlm_agent", "reward")) and "weight" in n)
+    weights = [name for name in ours if name.startswith(("vlm_agent", "reward")) and "weight" in name]
+    assert weights
+    assert not any(torch.equal(ours[name], theirs[name]) for name in weights)
 
 
 def test_who_rests_is_not_touched() -> None:

@@ -73,7 +73,10 @@ class CLIP(VLM):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         digest.update(self._preprocess.description().encode())
-        digest.update(self._tokenizer.backend_tokenizer.to_str().encode())
+        tokenizer = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        for changed_by_use in ("padding", "truncation"):
+            tokenizer.pop(changed_by_use, None)
+        digest.update(json.dumps(tokenizer, sort_keys=True).encode())
         return digest.hexdigest()
 
     def encode_images(self, frames: Tensor) -> Tensor:

@@ -1,0 +1,115 @@
+"""furl-fit end to end, in small: tags, evaluation, folders, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from furl_lightning.fit import fit
+
+from .conftest import SMALL, Run, assert_same
+
+TAGS = (
+    "train/success train/return eval/success eval/success_any reward/vlm reward/vlm_min reward/vlm_max alignment/loss "
+    "alignment/cos_positive alignment/cos_negative alignment/cos_lag memory/positives memory/negatives relay/active"
+).split()
+TAGS += [
+    f"sac/{name}/{agent}"
+    for name in ("critic_loss", "actor_loss", "alpha", "q")
+    for agent in ("vlm_agent", "sac_agent")
+]
+RUN_TAGS = ("env_steps_per_s", "render_ms", "embed_ms", "update_ms")
+
+
+def test_every_tag_is_there_for_every_task(run: Run, tmp_path: Path) -> None:
+    """In TensorBoard and in metrics.csv, for each task, each agent of several seeds, and the mean."""
+    checkpoint = run("tags", data__tasks="[drawer-close, reach]", data__seeds="[0, 1]", data__env_steps=600)
+    events = EventAccumulator(str(tmp_path / "tags"))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    rows = {line.split(",")[1] for line in checkpoint["metrics"]}
+    for tag in TAGS:
+        for part in ("", "/drawer-close", "/reach", "/drawer-close/1", "/reach/0"):
+            assert tag + part in scalars
+            assert tag + part in rows
+    assert {f"perf/{tag}" for tag in RUN_TAGS} <= scalars
+    assert [event.step for event in events.Scalars("train/success")] == [500]
+    assert sorted(p.name for p in (tmp_path / "tags").iterdir() if "tfevents" not in p.name) == [
+        ".lock", "checkpoints", "config.yaml", "goals", "hparams.yaml", "metrics.csv",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("goal", ["fixed", "random"])
+def test_evaluation_does_not_change_training(run: Run, goal: str) -> None:
+    """Evaluating five times or once gives bit-equal parameters, optimizers, memories and random states."""
+    settings = {"data__goal": goal, "data__eval_episodes": 1, "data__env_steps": 600}
+    often = run("often", **settings, data__eval_every=100)
+    once = run("once", **settings)
+    assert_same(often, once, ignore=("metrics", "callbacks"))
+    trained = [line for line in often["metrics"] if ",eval/" not in line]
+    assert trained == [line for line in once["metrics"] if ",eval/" not in line]
+
+
+def test_agents_learn_and_sac_stops_with_the_relay(run: Run) -> None:
+    """Parameters move; a retired SAC agent's do not any more."""
+    relaying = run("relaying", data__env_steps=1000, model__relay_threshold=10_000)["state_dict"]
+    start = run("start", data__env_steps=500)["state_dict"]
+    for name, values in relaying.items():
+        if "text_embedding" not in name:
+            assert not torch.equal(values, start[name]), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.taks", "[reach]"], "unknown option 'data.taks'; the nearest is 'data.tasks'"),
+        (["--data.tasks", "[drawer-clos]"], "unknown task 'drawer-clos'; the nearest is 'drawer-close'"),
+        (["--data.goal", "fixd"], "data.goal must be fixed or random, not 'fixd'; the nearest is 'fixed'"),
+        (["--data.env_steps", "-5"], "data.env_steps must be at least 1, not -5"),
+        (["--data.batch_size", "0"], "data.batch_size must be at least 1, not 0"),
+        (["--data.start_steps", "-1"], "data.start_steps must not be negative, but is -1"),
+        (["--data.env_steps", "many"], "data.env_steps must be a whole number, not 'many'"),
+        (["--data.seeds", "[1, 2, 1]"], "data.seeds has 1 twice; each agent needs a seed of its own"),
+        (["--data.seeds", "[]"], "data.seeds is empty; give at least one, e.g. [0]"),
+        (["--data.steps_per_iteration", "7"], "must divide an episode's 500 steps; the nearest to 7 is 5"),
+        (["--model.vlm", "CLIPP"], "unknown VLM 'CLIPP'; the nearest is 'CLIP'"),
+        (["--model.vlm.path", "/nowhere"], "there is no folder '/nowhere'"),
+        (["--model.rho", "x"], "model.rho must be a number, not 'x'"),
+        (["--model.tau", "1.5"], "model.tau must be between 0 and 1, not 1.5"),
+        (["--data.prompts", "{reach: touch it}"], "data.prompts names reach, not among data.tasks: drawer-close"),
+        (["--trainer.devices", "2"], "trainer.devices must be 1"),
+        (["--ckpt_path", "last"], "no checkpoint at"),
+        (["--name", "a/b"], "--name must be a plain folder name such as 'mt10', not 'a/b'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    flags: list[str], message: str, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2, one line, nothing written."""
+    runs = tmp_path / "runs"
+    argv = ["--runs", str(runs), "--name", "bad", "--model.vlm", "CLIP", "--model.vlm.path", str(tiny_clip)]
+    argv += [part for key, value in SMALL.items() for part in (f"--{key}", value)]
+    assert fit([*argv, *flags]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("furl-fit:")]
+    assert len(lines) == 1 and message in lines[0]
+    assert not runs.exists()
+
+
+def test_a_run_folder_is_never_reused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Starting again is refused; resuming needs more steps, and the same population."""
+    run("taken", data__env_steps=500)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "taken").rglob("*")}
+    argv = ["--runs", str(tmp_path), "--name", "taken"]
+    for flags, message in (
+        ([], "exists already; resume it with --name taken --ckpt_path last, or choose another --name"),
+        (["--ckpt_path", "last"], "give a larger --data.env_steps than 500"),
+        (["--ckpt_path", "last", "--data.seeds", "[3]"], "drawer-close/3, the checkpoint's is drawer-close/0"),
+        (["--ckpt_path", "last", "--data.goal", "random"], "data.goal is random, the checkpoint's is fixed"),
+        (["--ckpt_path", "last", "--model.vlm", "CLIP", "--model.head_width", "8"], "head_width"),
+    ):
+        assert fit([*argv, *flags]) == 2
+        assert message in capsys.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "taken").rglob("*")}
