@@ -18,6 +18,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from furl_lightning.data import FuRLDataModule
+from furl_lightning.module import Diverged
 
 
 class Checkpoints(Callback):
@@ -75,6 +76,9 @@ class Checkpoints(Callback):
     def save(self, trainer: Trainer) -> None:
         """Write a complete checkpoint of this moment and point ``last.ckpt`` to it."""
         data = _data(trainer)
+        for name, values in trainer.lightning_module.state_dict().items():
+            if values.is_floating_point() and not values.isfinite().all():
+                raise Diverged(f"{name} has entries that are no finite numbers at step {data.env_steps}")
         self.folder.mkdir(parents=True, exist_ok=True)
         data.journal.save(data.replay, data.memory)
         path = self.folder / f"step-{data.env_steps:09d}.ckpt"

@@ -26,7 +26,7 @@ from furl_lightning.evaluation import Evaluation
 from furl_lightning.fleet import WorkerError
 from furl_lightning.journal import DamagedFile
 from furl_lightning.metrics_csv import MetricsCSV
-from furl_lightning.module import FuRLModule, OtherRun
+from furl_lightning.module import Diverged, FuRLModule, OtherRun
 from furl_lightning.progress import Progress
 from furl_lightning.rendering import NoGL, close_gl, gl_context
 from furl_lightning.run_folder import FolderRefused, RunFolder
@@ -88,6 +88,10 @@ def _fit(argv: list[str]) -> int:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
     except (OtherRun, DamagedFile, FolderRefused, NoGL, WorkerError) as error:
         raise BadInput(_one_line(error)) from error
+    except Diverged as error:
+        before = f"the last checkpoint is of step {checkpoints.saved_steps}" if checkpoints.saved_steps else "none is saved"
+        print(f"\nfurl-fit: {error}; {before}", file=sys.stderr)
+        return 1
     if checkpoints.stop_signal is not None:
         resume = [a for a in _without(argv, "--ckpt_path", "--name")] + ["--name", folder.path.name, "--ckpt_path", "last"]
         print(

@@ -123,6 +123,7 @@ class FuRLModule(LightningModule):
         started = perf_counter()
         for _ in range(iteration.updates):
             self._measured = self.update(data.sample(), data.randomness.learning)
+            self.refuse_nan(self._measured, iteration.env_steps)
         self._update_seconds += perf_counter() - started
         if iteration.episode is not None:
             self._log_episode(iteration.episode, iteration.env_steps)
@@ -167,6 +168,22 @@ class FuRLModule(LightningModule):
         measured["reward/vlm_min"] = cosine.amin(-1)
         measured["reward/vlm_max"] = cosine.amax(-1)
         return measured
+
+    def refuse_nan(self, measured: dict[str, Tensor], env_steps: int) -> None:
+        """Look for losses that are no numbers; one sum says whether there is any.
+
+        Raises:
+            Diverged: with the agents' names.
+        """
+        losses = [measured[name] for name in ("sac/critic_loss/vlm_agent", "sac/actor_loss/vlm_agent")]
+        relaying = self.relay.active.to(losses[0].device)
+        for name in ("sac/critic_loss/sac_agent", "sac/actor_loss/sac_agent"):
+            if name in measured:
+                losses.append(measured[name].where(relaying, torch.zeros_like(losses[0])))
+        total = torch.stack(losses).sum(0)
+        if not total.sum().isfinite():
+            names = ", ".join(str(agent) for agent, t in zip(self.agents, total, strict=True) if not t.isfinite())
+            raise Diverged(f"the losses of {names or 'the population'} are no finite numbers at step {env_steps}")
 
     def _align(
         self, transitions: dict[str, Tensor], batch: Batch, optimizer: PopulationAdam
@@ -309,6 +326,10 @@ class FuRLModule(LightningModule):
             "data.replay_size": str(data.replay_size),
             "data.memory_size": str(data.memory_size),
         }
+
+
+class Diverged(ArithmeticError):
+    """An agent's losses or parameters are not finite any more."""
 
 
 class OtherRun(ValueError):

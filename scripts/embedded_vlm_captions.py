@@ -73,7 +73,8 @@ PHRASES: dict[str, Phrases] = {
     "button-press-topdown-wall": Phrases(
         "button", "pressing the button from the top behind the wall", "the button is pressed down",
         "the button is not pressed down", ("press a button from the top",)),
-    "dial-turn": Phrases("dial", "turning the dial", "the dial is turned", "the dial is not turned", ("rotate the dial",)),
+    "dial-turn": Phrases(
+        "dial", "turning the dial", "the dial is turned", "the dial is not turned", ("rotate the dial",)),
     "assembly": Phrases(
         "nut", "placing the nut onto the peg", "the nut is on the peg", "the nut is not on the peg",
         ("put a nut onto a peg",)),
@@ -229,6 +230,8 @@ def stages(
         share = np.clip((to_target[0] - to_target) / way, 0, 1).astype(np.float32)
     away = hand_to_object - scale.at_object
     stage = np.select(
-        [success, share > 0.6, share > 0.15, away < 0.04, away < 0.12], [DONE, ALMOST, BEGUN, AT_OBJECT, APPROACHING], FAR
+        [success, share > 0.6, share > 0.15, away < 0.04, away < 0.12],
+        [DONE, ALMOST, BEGUN, AT_OBJECT, APPROACHING],
+        FAR,
     )
     return stage.astype(np.int64), share

@@ -25,7 +25,7 @@ from furl_lightning.vlm.embedded import FOLDER
 
 MT10 = TASK_SETS["mt10"]
 TRAINING_TASKS = TASK_SETS["mt50"][10:]
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 """Of the episodes measured; training has those from 10,000 on."""
 BEGIN, END = "<!-- figures: scripts/embedded_vlm_card.py --write -->", "<!-- end of figures -->"
 
@@ -41,7 +41,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
 def recall(likeness: Tensor, best: int) -> float:
     """Share of rows of [N, N] whose diagonal entry is among the ``best`` highest."""
     above = (likeness > likeness.diagonal()[:, None]).sum(1)
-    return (above < best).float().mean().item()
+    return float((above < best).float().mean())
 
 
 class Measured:
@@ -85,7 +85,8 @@ def retrieval(vlm: VLM, tasks: Sequence[str], measured: Sequence[Measured]) -> l
     ):
         for best in (1, 5) if len(tasks) > 10 else (1, 3):
             found = np.mean([recall(likeness, best) for likeness in likenesses])
-            rows.append(f"| {direction}, among {len(tasks)} tasks: recall@{best} | {found:.2f} | {best / len(tasks):.2f} |")
+            chance = best / len(tasks)
+            rows.append(f"| {direction}, among {len(tasks)} tasks: recall@{best} | {found:.2f} | {chance:.3f} |")
     return rows
 
 
@@ -139,7 +140,7 @@ def figures(vlm: VLM, processes: int) -> str:
         *retrieval(vlm, MT10, measured),
         f"| L2 distance of first frame and first success, median | {_median_way(measured, MT10):.2f} | |",
         "",
-        "| MT10 task | rank correlation of reward and time, each seed | mean | cosine at the start | at first success |",
+        "| MT10 task | rank correlation of reward and time, by seed | mean | cosine at the start | at first success |",
         "|---|---|---|---|---|",
     ]
     for task in MT10:

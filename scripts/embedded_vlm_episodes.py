@@ -112,11 +112,13 @@ def _play(
     return Episode(**columns)
 
 
-def _row(simulator: Simulator, observation: np.ndarray, step: int, success: bool, info: dict[str, float]) -> dict[str, object]:
+def _row(
+    simulator: Simulator, observation: np.ndarray, step: int, success: bool, info: dict[str, float]
+) -> dict[str, object]:
     hand, goal = observation[:3], np.asarray(simulator.env._target_pos)
     thing = goal if simulator.task in SAME_OBJECT else observation[4:7]
     to_target = info.get("obj_to_target", 0.0)
-    if to_target == 0.0 or simulator.task == "lever-pull":  # four tasks do not measure it, this one means another thing
+    if to_target == 0.0 or simulator.task == "lever-pull":  # four do not measure it, this one measures otherwise
         to_target = float(np.linalg.norm(thing - goal))
     return {
         "frames": simulator.frame(),

@@ -117,9 +117,8 @@ def load_frames(folder: Path) -> Frames:
         share = np.concatenate([found for _, found in sorted_rows])
         by_stage.append([offset + np.flatnonzero(stage == s) for s in range(NUM_STAGES) if (stage == s).any()])
         pairs += [(offset + first, offset + last) for first, last in firsts]
-        states.append(
-            np.column_stack([column["hand"], column["object"], column["goal"], column["opening"], share]).astype(np.float32)
-        )
+        places = [column["hand"], column["object"], column["goal"]]
+        states.append(np.column_stack([*places, column["opening"], share]).astype(np.float32))
         pixels.append(column["frames"])
         tasks.append(np.full(len(stage), index))
         found_stages.append(stage)
@@ -158,13 +157,13 @@ def make_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
 
 
 def make_model(vocabulary: int) -> CLIPModel:
-    """A CLIP of about three million parameters, at random."""
+    """A CLIP of about four million parameters, at random."""
     tower = {"hidden_act": "gelu_pytorch_tanh", "attention_dropout": 0.0}
     return CLIPModel(
         CLIPConfig(
             vision_config={
-                "image_size": CROP, "patch_size": 20, "hidden_size": 192, "intermediate_size": 768,
-                "num_hidden_layers": 4, "num_attention_heads": 3, **tower,
+                "image_size": CROP, "patch_size": 40, "hidden_size": 256, "intermediate_size": 1024,
+                "num_hidden_layers": 3, "num_attention_heads": 4, **tower,
             },
             text_config={
                 "vocab_size": vocabulary, "max_position_embeddings": CONTEXT, "hidden_size": 128,
@@ -200,30 +199,6 @@ def see_differences(model: CLIPModel, frames: Frames, settings: CLIPImageProcess
     places = embeddings.position_embedding.weight
     places.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
     places[1:] -= mean @ filters.T
-
-
-@torch.no_grad()
-def tell_apart(
-    model: CLIPModel, frames: Frames, texts: list[str], tokenizer: CLIPTokenizer, settings: CLIPImageProcessorPil
-) -> None:
-    """Begin with towers whose last layer norm is standardised over frames, and over texts.
-
-    At a random start all frames have nearly the same embedding, for the class token has hardly
-    looked at them, and so have all texts; contrast then takes hundreds of steps to begin.
-    """
-    rows = np.sort(np.random.default_rng(1).choice(len(frames.task), 500, replace=False))
-    edge = (SIZE - CROP) // 2
-    x = torch.from_numpy(frames.pixels[rows]).permute(0, 3, 1, 2)[..., edge : edge + CROP, edge : edge + CROP]
-    seen = model.get_image_features(pixel_values=normalise(x.float() / 255, settings), output_hidden_states=True)
-    first_token = seen.hidden_states[-1][:, 0]
-    tokens = tokenizer(texts, padding=True, return_tensors="pt")
-    last_token = tokens["input_ids"].eq(tokenizer.eos_token_id).int().argmax(1)
-    hidden = model.get_text_features(**tokens, output_hidden_states=True).hidden_states[-1]
-    read = hidden[torch.arange(len(texts)), last_token]
-    for norm, features in ((model.vision_model.post_layernorm, first_token), (model.text_model.final_layer_norm, read)):
-        plain = F.layer_norm(features, norm.normalized_shape, eps=norm.eps)
-        norm.weight.copy_(1 / plain.std(0))
-        norm.bias.copy_(-plain.mean(0) / plain.std(0))
 
 
 def batches(frames: Frames, random: np.random.Generator, tasks: int, each: int) -> Iterator[np.ndarray]:
@@ -274,7 +249,9 @@ def contrastive_loss(cosine: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
     return (image_loss + text_loss) / 2
 
 
-def train(rank: int, processes: int, meeting: str, cache: Path, out: Path, minutes: float, seed: int, early: float) -> None:
+def train(
+    rank: int, processes: int, meeting: str, cache: Path, out: Path, minutes: float, seed: int, early: float
+) -> None:
     """Fit the model for ``minutes`` of wall-clock time and save it to ``out``; a first time after ``early``.
 
     Each of the processes has batches of its own and one thread: on a busy machine two threads of
@@ -292,19 +269,20 @@ def train(rank: int, processes: int, meeting: str, cache: Path, out: Path, minut
     )
     model = make_model(len(tokenizer)).train()
     see_differences(model, frames, settings)
-    tell_apart(model, frames, table.texts, tokenizer, settings)
     # Regressing the simulator's state teaches the image tower where things are; dropped afterwards.
     regress = nn.Linear(model.config.projection_dim, frames.state.shape[1])
     everything = [*model.parameters(), *regress.parameters()]
     decayed = [p for p in everything if p.ndim > 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": [p for p in everything if p.ndim <= 1], "weight_decay": 0.0}]
+    rest = [p for p in everything if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
     started, spent, step, seen = time.monotonic(), 0.0, 0, torch.zeros(3)
-    say = print if rank == 0 else (lambda *args, **kwargs: None)
-    say(f"{len(frames.task)} frames, {len(table.texts)} captions, {len(tokenizer)} tokens, "
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters", flush=True)
-    for rows in batches(frames, random, tasks=8, each=14):
-        lr = 1.2e-3 * min(1.0, (step + 1) / 60) * (0.5 + 0.5 * np.cos(np.pi * spent))
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    if rank == 0:
+        print(f"{len(frames.task)} frames, {len(table.texts)} captions, {len(tokenizer)} tokens, ", end="")
+        print(f"{size:.2f} million parameters", flush=True)
+    for rows in batches(frames, random, tasks=10, each=15):
+        lr = 1e-3 * min(1.0, (step + 1) / 40) * (0.5 + 0.5 * np.cos(np.pi * spent))
         for group in optimizer.param_groups:
             group["lr"] = lr
         weight = table.weight[frames.task[rows], frames.stage[rows]]  # [B, caption]
@@ -330,8 +308,12 @@ def train(rank: int, processes: int, meeting: str, cache: Path, out: Path, minut
         step += 1
         seen += torch.tensor([1.0, alike.item(), state.item()])
         if step % 10 == 0:
-            say(f"step {step}, {100 * spent:.1f} % of the time, contrast {seen[1] / seen[0]:.3f}, "
-                f"state {seen[2] / seen[0]:.4f}, scale {model.logit_scale.exp().item():.1f}, lr {lr:.2e}", flush=True)
+            if rank == 0:
+                print(
+                    f"step {step}, {100 * spent:.1f} % of the time, contrast {seen[1] / seen[0]:.3f}, "
+                    f"state {seen[2] / seen[0]:.4f}, scale {model.logit_scale.exp().item():.1f}, lr {lr:.2e}",
+                    flush=True,
+                )
             seen.zero_()
         if spent >= 1:
             break
@@ -357,7 +339,9 @@ def average_gradients(parameters: Sequence[nn.Parameter], number: float) -> floa
 
 
 @torch.no_grad()
-def save(model: CLIPModel, tokenizer: CLIPTokenizer, settings: CLIPImageProcessorPil, frames: Frames, out: Path) -> None:
+def save(
+    model: CLIPModel, tokenizer: CLIPTokenizer, settings: CLIPImageProcessorPil, frames: Frames, out: Path
+) -> None:
     """Scale the image embedding and write the model's folder in half precision.
 
     The scale makes the median L2 distance between the first frame and the first success of the
@@ -388,9 +372,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded vision-language model.")
     parser.add_argument("--stage", choices=["all", "data", "train"], default="all")
     parser.add_argument("--out", type=Path, default=Path("build/embedded_vlm/model"), help="the model's folder")
-    parser.add_argument("--cache", type=Path, default=Path("build/embedded_vlm"), help="where rendered episodes are kept")
-    parser.add_argument("--minutes", type=float, default=45.0, help="wall-clock time for the training itself")
-    parser.add_argument("--early", type=float, default=0.0, help="also save after this many minutes; 0: only at the end")
+    parser.add_argument("--cache", type=Path, default=Path("build/embedded_vlm"), help="for the rendered episodes")
+    parser.add_argument("--minutes", type=float, default=20.0, help="wall-clock time for the training itself")
+    parser.add_argument("--early", type=float, default=0.0, help="also save after so many minutes; 0: at the end only")
     parser.add_argument("--processes", type=int, default=2, help="for rendering and for training")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and augmentation")
     args = parser.parse_args()

@@ -17,6 +17,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from furl_lightning.tasks import INSTRUCTIONS
 from furl_lightning.vlm import CLIP, Embedded, UnusableModel
+from furl_lightning.vlm.embedded import FOLDER
 
 TEXTS = ["open a drawer", "push and close a window", "reach a goal position"]
 
@@ -69,9 +70,17 @@ def smooth_frames(num: int, height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize("height, width", [(192, 192), (120, 200), (200, 90), (40, 64), (48, 48)])
 @pytest.mark.parametrize(
-    "settings", [{}, {"size": {"height": 48, "width": 48}, "do_center_crop": False}, {"resample": 2}, {"size": {"shortest_edge": 56}}]
+    "settings",
+    [
+        {},
+        {"size": {"height": 48, "width": 48}, "do_center_crop": False},
+        {"resample": 2},
+        {"size": {"shortest_edge": 56}},
+    ],
 )
-def test_images_as_the_library_embeds_them(tmp_path: Path, settings: dict[str, object], height: int, width: int) -> None:
+def test_images_as_the_library_embeds_them(
+    tmp_path: Path, settings: dict[str, object], height: int, width: int
+) -> None:
     save_clip(tmp_path, **settings)
     frames = smooth_frames(3, height, width)
     pixels = CLIPImageProcessorPil.from_pretrained(tmp_path)(
@@ -168,8 +177,6 @@ def test_embedded_loads_and_is_small(embedded: Embedded) -> None:
     image, text = embedded.encode_images(smooth_frames(2, 192, 192)), embedded.encode_texts(TEXTS)
     assert image.shape == (2, embedded.width) and text.shape == (3, embedded.width)
     assert image.isfinite().all() and text.isfinite().all()
-    from furl_lightning.vlm.embedded import FOLDER
-
     assert (FOLDER / "model.safetensors").stat().st_size <= 12e6
     assert (FOLDER / "README.md").is_file()
 
@@ -227,7 +234,7 @@ def test_refuses_what_is_no_clip_or_broken(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     del weights["visual_projection.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    assert "incomplete: visual_projection.weight" in refusal(copy)
+    assert "incomplete: they lack visual_projection.weight" in refusal(copy)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"model_type": "siglip"}))
     assert "of type 'siglip', not 'clip'" in refusal(copy)

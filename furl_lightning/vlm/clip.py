@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as library_logging
 
@@ -21,6 +21,13 @@ FRAMES_PER_PASS = 256
 """Frames that go through the network at once; bounds the memory, not the call."""
 FILTERS = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers of the two resampling filters that tensors can be resized with alike."""
+FILES = (
+    ("config.json",),
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("preprocessor_config.json", "processor_config.json"),
+    ("tokenizer.json", "vocab.json"),
+)
+"""What a model's folder must hold, one of each row."""
 
 
 class CLIP(VLM):
@@ -48,7 +55,7 @@ class CLIP(VLM):
             self._tokenizer = CLIPTokenizer.from_pretrained(folder)
             settings: dict[str, Any] = CLIPImageProcessorPil.from_pretrained(folder).to_dict()
         except (OSError, ValueError, TypeError) as error:
-            raise UnusableModel(f"the tokenizer or image settings of '{path}' cannot be read: {_line(error)}") from error
+            raise UnusableModel(f"tokenizer or image settings of '{path}' cannot be read: {_line(error)}") from error
         self._preprocess = Preprocess(settings)
 
     @property
@@ -58,7 +65,7 @@ class CLIP(VLM):
     @property
     def width(self) -> int:
         """Width of every embedding."""
-        return int(self._config.projection_dim)
+        return int(cast(int, self._config.projection_dim))
 
     @property
     def name(self) -> str:
@@ -107,7 +114,7 @@ class CLIP(VLM):
         """
         if not texts:
             return torch.empty(0, self.width, device=self.device)
-        longest = self._config.text_config.max_position_embeddings
+        longest = cast(CLIPTextConfig, self._config.text_config).max_position_embeddings
         for text in texts:
             if not text.strip():
                 raise ValueError("an empty text cannot be embedded; write what the robot is to do")
@@ -185,7 +192,7 @@ def model_folder(path: str) -> Path:
     if folder.exists():
         raise UnusableModel(f"'{path}' is a file; give the folder that holds config.json and model.safetensors")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise UnusableModel(f"there is no folder '{path}'; give a model's folder, or a name on the Hub like owner/model")
+        raise UnusableModel(f"there is no folder '{path}'; give a model's folder or its name on the Hub, owner/model")
     from huggingface_hub import snapshot_download  # only here does anything touch the network
 
     try:
@@ -198,20 +205,19 @@ def model_folder(path: str) -> Path:
 
 
 def _load_network(folder: Path, path: str, dtype: torch.dtype) -> CLIPModel:
-    for wanted in (["config.json"], ["model.safetensors", "model.safetensors.index.json"],
-                   ["preprocessor_config.json", "processor_config.json"], ["tokenizer.json", "vocab.json"]):
+    for wanted in FILES:
         if not any((folder / file).is_file() for file in wanted):
-            raise UnusableModel(f"'{path}' has no {' or '.join(wanted)}; a model's folder holds all that save_pretrained writes")
+            raise UnusableModel(f"'{path}' has no {' or '.join(wanted)}; give a folder that save_pretrained wrote")
     try:
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
     except (ValueError, AttributeError) as error:
         raise UnusableModel(f"config.json of '{path}' cannot be read: {_line(error)}") from error
     if kind != "clip":
-        raise UnusableModel(f"'{path}' is a model of type '{kind}', not 'clip'; give a CLIP of the transformers library")
+        raise UnusableModel(f"'{path}' is a model of type '{kind}', not 'clip'; give a CLIP in transformers' format")
     bars = library_logging.is_progress_bar_enabled()
     library_logging.disable_progress_bar()  # it would draw one for every model, however small
     try:
-        network, loading = CLIPModel.from_pretrained(
+        loaded: Any = CLIPModel.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # broken files raise OSError, safetensors' own errors, RuntimeError ...
@@ -219,10 +225,12 @@ def _load_network(folder: Path, path: str, dtype: torch.dtype) -> CLIPModel:
     finally:
         if bars:
             library_logging.enable_progress_bar()
+    network, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
         # The library would go on with random numbers in their place.
-        raise UnusableModel(f"the weights of '{path}' are incomplete: {missing[0]} and {len(missing) - 1} more are missing")
+        rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UnusableModel(f"the weights of '{path}' are incomplete: they lack {missing[0]}{rest}")
     return cast(CLIPModel, network)
 
 
