@@ -68,7 +68,7 @@ class Measured:
         """L2 distance from the first frame to the first success; nan without success."""
         if self.success is None:
             return float("nan")
-        return (self.embedding[self.success] - self.embedding[0]).norm().item()
+        return float((self.embedding[self.success] - self.embedding[0]).norm())
 
 
 def retrieval(vlm: VLM, tasks: Sequence[str], measured: Sequence[Measured]) -> list[str]:

@@ -1,7 +1,7 @@
 """Train the embedded vision-language model: ``python scripts/train_embedded_vlm.py --out FOLDER``.
 
-Two stages, each skipped where its result is there: ``data`` renders episodes of the forty tasks
-outside MT10, ``train`` fits a small CLIP to the frames and their captions with CLIP's symmetric
+Two stages: ``data`` renders episodes of the forty tasks outside MT10, but for the tasks that the
+cache holds already; ``train`` fits a small CLIP to the frames and their captions with CLIP's symmetric
 contrastive loss, in which every caption that holds for a frame counts as its positive.
 """
 
@@ -16,16 +16,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
-import torch.multiprocessing
 import torch.nn.functional as F
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -74,7 +75,8 @@ def _make_task(wanted: tuple[str, Path]) -> str:
                 columns.setdefault(name, []).append(values)
             seed += 1
     temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(temporary, **{name: np.concatenate(values) for name, values in columns.items()})
+    whole: dict[str, Any] = {name: np.concatenate(values) for name, values in columns.items()}
+    np.savez(temporary, **whole)
     temporary.rename(path)
     return task
 
@@ -148,7 +150,7 @@ def make_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
     learner.normalizer, learner.pre_tokenizer = pattern.normalizer, pattern.pre_tokenizer
     trainer = BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", show_progress=False)
     learner.train_from_iterator(texts, trainer)
-    merges = [(first, second) for first, second in json.loads(learner.to_str())["model"]["merges"]]
+    merges: Any = [(first, second) for first, second in json.loads(learner.to_str())["model"]["merges"]]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     tokens += ["".join(pair) for pair in merges]
@@ -187,7 +189,7 @@ def see_differences(model: CLIPModel, frames: Frames, settings: CLIPImageProcess
     edge = (SIZE - CROP) // 2
     x = torch.from_numpy(frames.pixels[np.sort(rows)]).permute(0, 3, 1, 2)[..., edge : edge + CROP, edge : edge + CROP]
     embeddings = model.vision_model.embeddings
-    size = model.config.vision_config.patch_size
+    size = embeddings.patch_embedding.kernel_size[0]
     patches = F.unfold(normalise(x.float() / 255, settings), size, stride=size).transpose(1, 2)  # [N, P, 3 * size^2]
     mean = patches.mean(0)
     centred = (patches - mean).flatten(0, 1)
@@ -335,7 +337,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], number: float) -> floa
     pieces = flat.split([*(p.numel() for p in parameters), 1])
     for parameter, piece in zip(parameters, pieces[:-1], strict=True):
         parameter.grad = piece.view_as(parameter)
-    return pieces[-1].item()
+    return float(pieces[-1])
 
 
 @torch.no_grad()
@@ -380,12 +382,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.minutes <= 0:
         parser.error(f"--minutes must be above 0, not {args.minutes}")
+    if args.processes < 1:
+        parser.error(f"--processes must be at least 1, not {args.processes}")
     if args.stage != "train":
         make_data(args.cache, args.processes)
     if args.stage != "data":
         with tempfile.TemporaryDirectory() as meeting:
             settings = (args.processes, meeting, args.cache, args.out, args.minutes, args.seed, args.early)
-            torch.multiprocessing.spawn(train, settings, nprocs=args.processes)
+            spawn(train, settings, nprocs=args.processes)
 
 
 if __name__ == "__main__":

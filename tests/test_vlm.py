@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from furl_lightning.vlm.embedded import FOLDER
 TEXTS = ["open a drawer", "push and close a window", "reach a goal position"]
 
 
-def save_clip(folder: Path, **image_settings: object) -> Path:
+def save_clip(folder: Path, **image_settings: Any) -> Path:
     """A tiny random CLIP with all its files, as ``save_pretrained`` writes them."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
@@ -38,8 +39,8 @@ def save_clip(folder: Path, **image_settings: object) -> Path:
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
     CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[]).save_pretrained(folder)
-    settings = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}} | image_settings
-    CLIPImageProcessorPil(**settings).save_pretrained(folder)
+    settings: dict[str, Any] = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
+    CLIPImageProcessorPil(**(settings | image_settings)).save_pretrained(folder)
     return folder
 
 
