@@ -183,9 +183,7 @@ class FuRLDataModule(LightningDataModule):
         device, num = module.device, len(self.agents)
         self.journal = Journal(self.run_folder / "checkpoints" if self.run_folder else None)
         self.replay = Replay(self.replay_capacity, device)
-        self.memory = SuccessMemory(
-            num, self.memory_size, module.vlm.width, self.gap, self.lag_rule, device=device
-        )
+        self.memory = SuccessMemory(num, self.memory_size, module.vlm.width, self.gap, self.lag_rule, device=device)
         if self.goal_embedding is None:
             self.goal_embedding = self._embed_goals(module)
         self.goal_embedding = self.goal_embedding.to(device)

@@ -61,9 +61,7 @@ class MetaWorldEnv(EnvBase):
         self.action_spec = Bounded(-1.0, 1.0, (num, ACTION_DIM))
         self.reward_spec = Unbounded((num, 1))
         flag = Categorical(2, shape=(num, 1), dtype=torch.bool)
-        self.done_spec = Composite(
-            done=flag.clone(), terminated=flag.clone(), truncated=flag.clone(), shape=(num,)
-        )
+        self.done_spec = Composite(done=flag.clone(), terminated=flag.clone(), truncated=flag.clone(), shape=(num,))
 
     def _observe(self) -> dict[str, torch.Tensor]:
         arrays, num = self.fleet.arrays, self.batch_size[0]

@@ -89,11 +89,13 @@ def _fit(argv: list[str]) -> int:
     except (OtherRun, DamagedFile, FolderRefused, NoGL, WorkerError) as error:
         raise BadInput(_one_line(error)) from error
     except Diverged as error:
-        before = f"the last checkpoint is of step {checkpoints.saved_steps}" if checkpoints.saved_steps else "none is saved"
+        before = (
+            f"the last checkpoint is of step {checkpoints.saved_steps}" if checkpoints.saved_steps else "none is saved"
+        )
         print(f"\nfurl-fit: {error}; {before}", file=sys.stderr)
         return 1
     if checkpoints.stop_signal is not None:
-        resume = [a for a in _without(argv, "--ckpt_path", "--name")] + ["--name", folder.path.name, "--ckpt_path", "last"]
+        resume = [*_without(argv, "--ckpt_path", "--name"), "--name", folder.path.name, "--ckpt_path", "last"]
         print(
             f"\nstopped by {checkpoints.stop_signal.name} after {data.env_steps:,} environment steps, all saved in "
             f"{folder.checkpoints / 'last.ckpt'}; go on with:\n  furl-fit {shlex.join(resume)}",
@@ -225,7 +227,9 @@ def _one_line(error: BaseException) -> str:
         return f"{key} must be {' or '.join(values)}, not '{given}'; the nearest is '{near}'"
     kind = re.search(r"""Parser key "([\w.]+)": Expected a <class '(\w+)'>\. Got value: (.*)""", text)
     if kind:
-        wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(kind.group(2), kind.group(2))
+        wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
+            kind.group(2), kind.group(2)
+        )
         return f"{kind.group(1)} must be {wanted}, not '{kind.group(3)}'"
     backbone = re.search(r"""Parser key "model.vlm".*Expected a dot import path string: (\S+)""", text)
     if backbone:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import multiprocessing
 import os
 import signal
@@ -191,7 +192,7 @@ class Fleet:
             self._rows = [range(num)]
             return
         bounds = [num * w // num_workers for w in range(num_workers + 1)]
-        self._rows = [range(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        self._rows = [range(a, b) for a, b in itertools.pairwise(bounds)]
         context = multiprocessing.get_context("spawn")
         # Software OpenGL starts a thread a core in each process; the workers are the parallelism.
         previous = os.environ.get("LP_NUM_THREADS")

@@ -91,7 +91,9 @@ class FuRLModule(LightningModule):
         if not self.agents:
             self.build(data.agents, data.instructions, data.randomness.init)
 
-    def build(self, agents: Sequence[Agent], instructions: Sequence[str], generators: Sequence[torch.Generator]) -> None:
+    def build(
+        self, agents: Sequence[Agent], instructions: Sequence[str], generators: Sequence[torch.Generator]
+    ) -> None:
         """Make the networks for a population, initialised from one generator an agent."""
         self.agents = list(agents)
         num = len(self.agents)

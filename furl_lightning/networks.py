@@ -5,6 +5,7 @@ Shapes: A agents, B batch entries. Nothing of one agent reaches another.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -29,7 +30,8 @@ class PopulationLinear(nn.Module):
 
     def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
         """Apply every member's layer, or, with ``agents`` (int64 [K]), those agents' only."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if agents is not None:
             weight, bias = weight.index_select(0, agents), bias.index_select(0, agents)
         if weight.dim() == 3:
@@ -55,9 +57,7 @@ class PopulationMLP(nn.Module):
 
     def __init__(self, members: Sequence[int], sizes: Sequence[int], final_relu: bool = False) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            PopulationLinear(members, i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(PopulationLinear(members, i, o) for i, o in itertools.pairwise(sizes))
         self.final_relu = final_relu
 
     def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
@@ -89,9 +89,7 @@ class Actor(nn.Module):
         features = self.net(observation, agents)
         return self.mean(features, agents), F.softplus(self.std(features, agents)) + self.min_std
 
-    def sample(
-        self, observation: Tensor, noise: Tensor, agents: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, observation: Tensor, noise: Tensor, agents: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Action tanh(mean + std * noise) [A, B, action] and its log-probability [A, B].
 
         The tanh correction log(1 - tanh(u)^2) is computed as 2 (log 2 - u - softplus(-2u)), which

@@ -41,7 +41,7 @@ class PopulationAdam(torch.optim.Optimizer):
     def step(self, closure: Any = None, agents: Sequence[int] | None = None) -> None:  # type: ignore[override]
         """One step from the parameters' ``grad`` [A, ...], for all agents or the given ones."""
         for group in self.param_groups:
-            members = [p for p in group["params"] if p.grad is not None]
+            members: list[Tensor] = [p for p in group["params"] if p.grad is not None]
             if not members or (agents is not None and not len(agents)):
                 continue
             states = [self.state[p] for p in members]
@@ -54,8 +54,8 @@ class PopulationAdam(torch.optim.Optimizer):
                 else:
                     state["step"][list(indices)] += 1
             columns: list[list[Tensor]] = [
-                members,  # type: ignore[list-item]
-                [p.grad for p in members],
+                members,
+                [p.grad for p in members if p.grad is not None],
                 [s["exp_avg"] for s in states],
                 [s["exp_avg_sq"] for s in states],
             ]
@@ -65,8 +65,12 @@ class PopulationAdam(torch.optim.Optimizer):
                 columns = [[t[i] for t in column for i in indices] for column in columns]
                 steps = [s["step"][i].to(p.device) for s, p in zip(states, members, strict=True) for i in indices]
             # The kernel behind torch.optim.Adam(fused=True): one pass over the four arrays.
+            params, grads, averages, squares = columns
             torch._fused_adam_(
-                *columns,
+                params,
+                grads,
+                averages,
+                squares,
                 [],
                 steps,
                 lr=group["lr"],

@@ -45,7 +45,9 @@ class Progress(ProgressBar):
             bar_format="{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} steps {rate_fmt} left {remaining}{postfix}",
         )
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Move on by an iteration."""
         assert isinstance(pl_module, FuRLModule)
         data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -53,9 +55,7 @@ class Progress(ProgressBar):
             self._success = f"{float(batch.episode.success.float().mean()):.2f}"
         if data.env_steps % EPISODE_STEPS < data.steps_per_iteration:
             active = int(pl_module.relay.active.sum())
-            self._bar.set_postfix_str(
-                f"relay {active}/{len(data.agents)}, success {self._success}", refresh=False
-            )
+            self._bar.set_postfix_str(f"relay {active}/{len(data.agents)}, success {self._success}", refresh=False)
         self._bar.update(data.env_steps - self._bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -70,7 +70,9 @@ class RunFolder:
             self._lock.seek(0)
             owner = self._lock.read().strip() or "unknown"
             self._lock = None
-            raise FolderRefused(f"the run folder {self.path} is in use by process {owner}; choose another --name") from None
+            raise FolderRefused(
+                f"the run folder {self.path} is in use by process {owner}; choose another --name"
+            ) from None
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()

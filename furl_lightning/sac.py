@@ -129,7 +129,9 @@ class SAC(nn.Module):
         loss_q = critic_loss(q, target)
         action, log_prob = self.actor.sample(observation, noise, index)
         constant_critic = {name: p.detach() for name, p in self.critic.named_parameters()}
-        loss_pi = actor_loss(alpha, log_prob, functional_call(self.critic, constant_critic, (observation, action, index)))
+        loss_pi = actor_loss(
+            alpha, log_prob, functional_call(self.critic, constant_critic, (observation, action, index))
+        )
         loss_alpha = alpha_loss(log_alpha, log_prob.detach(), self.target_entropy)
 
         # Each parameter is in one of the losses alone, so one pass backwards serves all three (and
@@ -154,7 +156,8 @@ class SAC(nn.Module):
     @torch.no_grad()
     def update_target(self, agents: Sequence[int] | None = None) -> None:
         """Target <- tau * critic + (1 - tau) * target, for all agents or the given ones."""
-        targets, critics = list(self.target_critic.parameters()), list(self.critic.parameters())
+        targets: list[Tensor] = list(self.target_critic.parameters())
+        critics: list[Tensor] = list(self.critic.parameters())
         if agents is not None:
             targets = [t[i] for t in targets for i in agents]
             critics = [c[i] for c in critics for i in agents]

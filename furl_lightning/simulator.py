@@ -107,7 +107,8 @@ class Expert:
     """Meta-World's scripted policy of a task; the simulator must show it the goal."""
 
     def __init__(self, task: str) -> None:
-        self._policy = ENV_POLICY_MAP[f"{task}-v3"]()
+        policy: Any = ENV_POLICY_MAP[f"{task}-v3"]
+        self._policy = policy()
 
     def action(self, observation: np.ndarray) -> np.ndarray:
         """The scripted action for an observation [39], float32 [4], clipped to [-1, 1]."""
@@ -115,7 +116,9 @@ class Expert:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
-def first_success_frame(task: str, seed: int, goal: GoalMode, render: RenderQuality, mirror: bool = False, bgr: bool = False) -> np.ndarray | None:
+def first_success_frame(
+    task: str, seed: int, goal: GoalMode, render: RenderQuality, mirror: bool = False, bgr: bool = False
+) -> np.ndarray | None:
     """The goal image: the frame at the scripted expert's first success, uint8 [192, 192, 3].
 
     The placement is the one that an agent of this task and seed meets in its first episode.

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from embedded_vlm_captions import NUM_STAGES, find_scale, stage_captions, stages
 from embedded_vlm_episodes import Episode, record
+from torch import Tensor
+
 from furl_lightning.simulator import GoalMode
 from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS
 from furl_lightning.vlm import VLM, Embedded

@@ -50,9 +50,7 @@ def shrink(frames: np.ndarray, size: int) -> np.ndarray:
     return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def record(
-    task: str, seed: int, goal: GoalMode, manner: Manner, every: int = 3, size: int | None = None
-) -> Episode:
+def record(task: str, seed: int, goal: GoalMode, manner: Manner, every: int = 3, size: int | None = None) -> Episode:
     """Play one episode and draw every ``every``-th step, the first state and the first success.
 
     Args:

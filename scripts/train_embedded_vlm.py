@@ -22,6 +22,8 @@ import numpy as np
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from embedded_vlm_captions import GENERIC, NUM_STAGES, captions, find_scale, stages
+from embedded_vlm_episodes import Manner, record
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -30,8 +32,6 @@ from torch.multiprocessing.spawn import spawn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from embedded_vlm_captions import GENERIC, NUM_STAGES, captions, find_scale, stages
-from embedded_vlm_episodes import Manner, record
 from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS
 
 TRAINING_TASKS = TASK_SETS["mt50"][10:]
@@ -164,13 +164,25 @@ def make_model(vocabulary: int) -> CLIPModel:
     return CLIPModel(
         CLIPConfig(
             vision_config={
-                "image_size": CROP, "patch_size": 40, "hidden_size": 256, "intermediate_size": 1024,
-                "num_hidden_layers": 3, "num_attention_heads": 4, **tower,
+                "image_size": CROP,
+                "patch_size": 40,
+                "hidden_size": 256,
+                "intermediate_size": 1024,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                **tower,
             },
             text_config={
-                "vocab_size": vocabulary, "max_position_embeddings": CONTEXT, "hidden_size": 128,
-                "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2,
-                "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, **tower,
+                "vocab_size": vocabulary,
+                "max_position_embeddings": CONTEXT,
+                "hidden_size": 128,
+                "intermediate_size": 512,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "bos_token_id": 0,
+                "eos_token_id": 1,
+                "pad_token_id": 1,
+                **tower,
             },
             projection_dim=256,
         )
@@ -266,9 +278,7 @@ def train(
     random = np.random.default_rng([seed, rank])
     table = CaptionTable()
     tokenizer = make_tokenizer([*table.texts, *INSTRUCTIONS.values()])
-    settings = CLIPImageProcessorPil(
-        size={"height": SIZE, "width": SIZE}, crop_size={"height": CROP, "width": CROP}
-    )
+    settings = CLIPImageProcessorPil(size={"height": SIZE, "width": SIZE}, crop_size={"height": CROP, "width": CROP})
     model = make_model(len(tokenizer)).train()
     see_differences(model, frames, settings)
     # Regressing the simulator's state teaches the image tower where things are; dropped afterwards.
@@ -278,13 +288,13 @@ def train(
     rest = [p for p in everything if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
-    started, spent, step, seen = time.monotonic(), 0.0, 0, torch.zeros(3)
+    started, spent, seen = time.monotonic(), 0.0, torch.zeros(3)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     if rank == 0:
         print(f"{len(frames.task)} frames, {len(table.texts)} captions, {len(tokenizer)} tokens, ", end="")
         print(f"{size:.2f} million parameters", flush=True)
-    for rows in batches(frames, random, tasks=10, each=15):
-        lr = 1e-3 * min(1.0, (step + 1) / 40) * (0.5 + 0.5 * np.cos(np.pi * spent))
+    for step, rows in enumerate(batches(frames, random, tasks=10, each=15), 1):
+        lr = 1e-3 * min(1.0, step / 40) * (0.5 + 0.5 * np.cos(np.pi * spent))
         for group in optimizer.param_groups:
             group["lr"] = lr
         weight = table.weight[frames.task[rows], frames.stage[rows]]  # [B, caption]
@@ -307,7 +317,6 @@ def train(
         spent = average_gradients(everything, (time.monotonic() - started) / 60 / minutes)
         nn.utils.clip_grad_norm_(everything, 1.0)
         optimizer.step()
-        step += 1
         seen += torch.tensor([1.0, alike.item(), state.item()])
         if step % 10 == 0:
             if rank == 0:

@@ -12,10 +12,12 @@ from furl_lightning.fit import fit
 
 from .conftest import SMALL, Run, assert_same
 
-TAGS = (
-    "train/success train/return eval/success eval/success_any reward/vlm reward/vlm_min reward/vlm_max alignment/loss "
-    "alignment/cos_positive alignment/cos_negative alignment/cos_lag memory/positives memory/negatives relay/active"
-).split()
+TAGS = [
+    *("train/success", "train/return", "eval/success", "eval/success_any"),
+    *("reward/vlm", "reward/vlm_min", "reward/vlm_max"),
+    *("alignment/loss", "alignment/cos_positive", "alignment/cos_negative", "alignment/cos_lag"),
+    *("memory/positives", "memory/negatives", "relay/active"),
+]
 TAGS += [
     f"sac/{name}/{agent}"
     for name in ("critic_loss", "actor_loss", "alpha", "q")

@@ -246,9 +246,7 @@ def check_sac(folder: Path, num: int, at: int) -> None:
     check_updates(recording, agent, own, num, at, update)
 
 
-def check_updates(
-    recording: Recording, agent: SAC, own: dict[str, Tensor], num: int, at: int, update: Update
-) -> None:
+def check_updates(recording: Recording, agent: SAC, own: dict[str, Tensor], num: int, at: int, update: Update) -> None:
     steps, lr = recording.value("steps"), recording.value("lr")
     for k in range(steps):
         batch = transitions_of(recording, k, num, at, agent)
@@ -287,7 +285,7 @@ def check_furl(folder: Path, num: int, at: int) -> None:
     module.vlm_agent, module.relay = agent, Relay(num)
     module.relay.active[:] = False  # the plain SAC agents have a recording of their own
     optimizers = [agent.optimizer(lr)]
-    module._optimizers = lambda: [*optimizers, None, None]  # type: ignore[method-assign,list-item,return-value]
+    module._optimizers = lambda: [*optimizers, None, None]  # type: ignore[method-assign,list-item]
     mixed: list[Tensor] = []
     original = agent.update
 
@@ -363,9 +361,7 @@ def check_reward_success(folder: Path, num: int, at: int) -> None:
         }  # fmt: skip
         assert_outputs("loss", measured["loss"], scalars["neg_loss"] + scalars["pos_loss"])
         # A triple for an agent gives the losses of each: [size] in place of their mean.
-        each = success_loss(
-            cosine.positive[:, None], cosine.lag[:, None], cosine.negative[:, None], reward.margin
-        )
+        each = success_loss(cosine.positive[:, None], cosine.lag[:, None], cosine.negative[:, None], reward.margin)
         for name, other, loss in (("neg", cosine.negative, each[0]), ("pos", cosine.lag, each[1])):
             scalars[f"{name}_loss_max"] = loss.max()
             gate = other - cosine.positive + reward.margin
@@ -460,7 +456,7 @@ def doctor(folder: Path, name: str, change: Callable[[dict[str, np.ndarray]], No
     with np.load(folder / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}
     change(arrays)
-    np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(folder / f"{name}.npz", **arrays)
 
 
 @pytest.mark.parametrize(("name", "array"), DOCTORED.items(), ids=DOCTORED)

@@ -338,7 +338,7 @@ def test_memory_refuses_another_width() -> None:
 def steps(start: int, end: int, num: int) -> TensorDict:
     """Steps whose numbers name them: 100 * step + agent."""
     number = 100.0 * torch.arange(start, end)[:, None] + torch.arange(num)
-    fields: dict[str, Any] = {name: number for name in ("reward", "goal_distance")}
+    fields: dict[str, Any] = dict.fromkeys(("reward", "goal_distance"), number)
     fields["terminated"] = torch.zeros_like(number, dtype=torch.bool)
     for name, width in (("observation", 3), ("next_observation", 3), ("action", 2)):
         fields[name] = number[..., None].expand(-1, -1, width)

@@ -31,8 +31,12 @@ def save_clip(folder: Path, **image_settings: Any) -> Path:
     config = CLIPConfig(
         vision_config={**tower, "image_size": 48, "patch_size": 16},
         text_config={
-            **tower, "vocab_size": len(tokens), "max_position_embeddings": 24,
-            "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+            **tower,
+            "vocab_size": len(tokens),
+            "max_position_embeddings": 24,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
         },
         projection_dim=20,
     )
@@ -69,7 +73,7 @@ def smooth_frames(num: int, height: int, width: int) -> Tensor:
     return (fine + grain).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-@pytest.mark.parametrize("height, width", [(192, 192), (120, 200), (200, 90), (40, 64), (48, 48)])
+@pytest.mark.parametrize(("height", "width"), [(192, 192), (120, 200), (200, 90), (40, 64), (48, 48)])
 @pytest.mark.parametrize(
     "settings",
     [
