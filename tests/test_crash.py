@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from tensordict import TensorDictBase
 
 from furl_lightning.checkpoint import Checkpoints, load_checkpoint, load_whole
 from furl_lightning.data import Batch, FuRLDataModule
@@ -25,6 +26,7 @@ from furl_lightning.durable import link_file, write_file
 from furl_lightning.fit import fit
 from furl_lightning.journal import DamagedFile
 from furl_lightning.module import FuRLModule
+from furl_lightning.policy import DeterministicPolicy
 
 from .conftest import SMALL, Run, assert_same, load
 
@@ -408,6 +410,26 @@ def test_sigterm_before_training_and_twice_in_it(
     process.communicate(timeout=5)
     assert process.returncode == -signal.SIGTERM
     assert load_whole(folder / "checkpoints" / "last.ckpt")["FuRLDataModule"]["env_steps"] == 0
+
+
+def test_an_evaluation_that_a_signal_cut_off_is_made_up_for(
+    run: Run, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends after its episode; parameters are saved; metrics are the same in the end."""
+    settings = {"data__env_steps": 60, "data__eval_every": 20, "data__eval_episodes": 3}
+    straight = run("straight", **settings)
+    act, acted = DeterministicPolicy.forward, []
+
+    def interrupt(self: DeterministicPolicy, tensordict: TensorDictBase) -> TensorDictBase:
+        acted.append(1)
+        if len(acted) == 1700:  # in the second evaluation's first episode
+            os.kill(os.getpid(), signal.SIGTERM)
+        return act(self, tensordict)
+
+    monkeypatch.setattr(DeterministicPolicy, "forward", interrupt)
+    assert fit(arguments(tmp_path, "stopped", tiny_clip, **settings)) == 143
+    assert steps_in(tmp_path / "stopped") == 40 and len(acted) == 2000
+    assert_same(straight, run("stopped", "--ckpt_path", "last", **settings), ignore=("journal",))
 
 
 def test_workers_do_not_outlive_the_parent(
