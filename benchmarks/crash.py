@@ -113,16 +113,16 @@ def last_step(folder: Path) -> int:
     return max((int(line.split(",")[0]) for line in lines[-2:] if line.split(",")[0].isdecimal()), default=0)
 
 
-def save_was_under_way(folder: Path) -> bool:
-    """Whether files lie about that a finished save would have named, linked or removed."""
+def traces_of_a_save(folder: Path) -> set[tuple[str, int]]:
+    """Files, by name and inode, that a finished save would have named, linked, or removed."""
     checkpoints = folder / "checkpoints"
-    steps = sorted(checkpoints.glob("step-*.ckpt"))
-    if any(checkpoints.rglob("*.part")) or len(steps) > 2:
-        return True
-    if not steps or not (checkpoints / "last.ckpt").exists() or not steps[-1].samefile(checkpoints / "last.ckpt"):
-        return checkpoints.exists()
+    last, steps = checkpoints / "last.ckpt", sorted(checkpoints.glob("step-*.ckpt"))
+    found = {*checkpoints.rglob("*.part"), *steps[:-2]}
+    if steps and not (last.exists() and steps[-1].samefile(last)):
+        found.add(steps[-1])
     needed = {entry["file"] for path in steps for entry in load_whole(path)["FuRLDataModule"]["journal"]}
-    return any(f"rings/{path.name}" not in needed for path in checkpoints.glob("rings/*"))
+    found |= {path for path in checkpoints.glob("rings/*") if f"rings/{path.name}" not in needed}
+    return {(path.name, path.stat().st_ino) for path in found}
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -173,11 +173,11 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--env_steps", type=int, default=0, help="length of the run; 100 a kill by default")
+    parser.add_argument("--env_steps", type=int, default=0, help="length of the run; 60 a kill by default")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--runs", type=Path, default=None, help="an empty folder; a temporary one by default")
     args = parser.parse_args()
-    env_steps = args.env_steps or max(600, 100 * args.kills)
+    env_steps = args.env_steps or max(600, 60 * args.kills)
     draw = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as temporary:
         runs = args.runs or Path(temporary)
@@ -193,6 +193,7 @@ def main() -> None:
 
         folder, kills, hit, redone = runs / "killed", 0, 0, []
         while kills < args.kills:
+            before = traces_of_a_save(folder)
             life = Life(runs, "killed", env_steps)
             begun = life.resumed_at or 0
             early = kills % 5 == 4
@@ -209,7 +210,7 @@ def main() -> None:
             life.process.kill()
             life.process.wait()
             kills += 1
-            saving = save_was_under_way(folder)
+            saving = bool(traces_of_a_save(folder) - before)
             hit += saving
             reached, kept = max(begun, last_step(folder)), saved_steps(folder)
             redone.append(reached - (kept or 0))

@@ -67,7 +67,7 @@ def global_states() -> dict[str, Any]:
     _, key, *rest = state
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [torch.from_numpy(key.astype(np.int64)), *rest],
         "python": random.getstate(),
     }

@@ -333,9 +333,9 @@ def test_parameters_that_are_no_numbers_are_not_saved(
 def test_a_full_disk_ends_the_save_and_not_the_run(
     start: Callable[..., subprocess.Popen[str]], run: Run, tiny_clip: Path, tmp_path: Path
 ) -> None:
-    """No file of the process may grow for some episodes: warnings, and the last good checkpoint stays; then all is
+    """No file of the process may grow for some saves: warnings, and the last good checkpoint stays; then all is
     as if the disk had never been full."""
-    settings = {"data__env_steps": 1500, "data__start_steps": 1400, "data__save_every": 100, "model__log_every": 50}
+    settings = {"data__env_steps": 700, "data__start_steps": 600, "data__save_every": 100, "model__log_every": 50}
     straight = run("straight", **settings)
     process = start(*arguments(tmp_path, "full", tiny_clip, **settings))
     wait_for(lambda: steps_in(tmp_path / "full") >= 100)
@@ -372,7 +372,7 @@ def test_ctrl_c_saves_and_the_printed_command_goes_on(
     start: Callable[..., subprocess.Popen[str]], run: Run, tiny_clip: Path, tmp_path: Path
 ) -> None:
     """The whole process group gets it, workers too, in the middle of an episode; status 130; then bit-equal."""
-    settings = {"data__env_steps": 600, "data__start_steps": 50, "data__num_workers": 1, "model__log_every": 50}
+    settings = {"data__env_steps": 300, "data__start_steps": 50, "data__num_workers": 1, "model__log_every": 50}
     straight = run("straight", **settings)
     process = start(*arguments(tmp_path, "stopped", tiny_clip, **settings))
     wait_for(lambda: (tmp_path / "stopped" / "metrics.csv").exists())
@@ -381,7 +381,7 @@ def test_ctrl_c_saves_and_the_printed_command_goes_on(
     assert process.returncode == 130 and "Traceback" not in text
     message, command = text.split("go on with:\n")
     assert re.search(r"stopped by SIGINT; all up to step (\d+) is saved in", message)
-    assert 0 < steps_in(tmp_path / "stopped") < 600
+    assert 0 < steps_in(tmp_path / "stopped") < 300
     name, *argv = command.strip().split()
     assert name == "furl-fit" and fit(argv) == 0
     assert_same(straight, load(tmp_path / "stopped"), ignore=("journal",))

@@ -92,6 +92,21 @@ def test_the_journal_gives_back_what_the_rings_held(tmp_path: Path, capacity: in
     assert written < replay.steps_written or capacity == 100
 
 
+def test_a_replay_buffer_on_disk_takes_its_room_at_once(tmp_path: Path) -> None:
+    """A disk that fills up later would kill the process at a write; too small a one is refused."""
+    steps = _steps(4, 1, 8, torch.Generator())
+    folder = tmp_path / "replay"
+    replay = Replay(10_000, folder=folder)
+    replay.extend(steps)
+    files = list(folder.glob("*.memmap"))
+    assert len(files) == len(FIELDS) and all(f.stat().st_blocks * 512 >= f.stat().st_size for f in files)
+    assert_same({name: replay.last(4, name).clone() for name in FIELDS}, {name: steps[name] for name in FIELDS})
+    with pytest.raises(OSError, match="the replay buffer needs"):
+        Replay(10**12, folder=folder).extend(steps)
+    Replay(500, folder=folder).close()
+    assert not folder.exists()
+
+
 def rings(checkpoint: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
     """What the files that a checkpoint names put into the rings."""
     state = checkpoint["FuRLDataModule"]
