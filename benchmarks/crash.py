@@ -59,6 +59,7 @@ class Life:
         if self.resumed_at is not None:
             flags += ["--ckpt_path", "last"]
         self.log = runs / f"{name}.log"
+        self._metrics_before = self._metrics_file()
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", START, "--runs", str(runs), "--name", name, *flags],
             stdout=subprocess.DEVNULL,
@@ -67,9 +68,8 @@ class Life:
 
     def wait_for_step(self, step: int) -> bool:
         """Wait until the run has logged a step after this process has begun; False if it ended before."""
-        begun = self._written()
         while self.process.poll() is None:
-            if self._written() != begun and last_step(self.folder) >= step:
+            if self.has_logged() and last_step(self.folder) >= step:
                 return True
             time.sleep(0.002)
         return False
@@ -91,9 +91,13 @@ class Life:
         if self.process.wait():
             sys.exit(f"furl-fit ended with status {self.process.returncode}:\n{self.log.read_text()}")
 
-    def _written(self) -> int:
+    def has_logged(self) -> bool:
+        """Whether this process has made steps and logged them; metrics.csv is another file then."""
+        return self._metrics_file() != self._metrics_before
+
+    def _metrics_file(self) -> int:
         metrics = self.folder / "metrics.csv"
-        return metrics.stat().st_ino if metrics.exists() else 0  # another file once this process has logged
+        return metrics.stat().st_ino if metrics.exists() else 0
 
 
 def saved_steps(folder: Path) -> int | None:
@@ -212,7 +216,7 @@ def main() -> None:
             kills += 1
             saving = bool(traces_of_a_save(folder) - before)
             hit += saving
-            reached, kept = max(begun, last_step(folder)), saved_steps(folder)
+            reached, kept = last_step(folder) if life.has_logged() else begun, saved_steps(folder)
             redone.append(reached - (kept or 0))
             print(
                 f"kill {kills:2}: at step {reached:,}{' while starting' if early else ''}"

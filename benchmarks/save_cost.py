@@ -147,7 +147,8 @@ def quick(env_steps: int) -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         started = time.perf_counter()
         flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-        fit(["--config", str(ROOT / "conf" / "quick.yaml"), "--runs", folder, "--name", "quick", *flags])
+        if fit(["--config", str(ROOT / "conf" / "quick.yaml"), "--runs", folder, "--name", "quick", *flags]):
+            sys.exit(1)
         elapsed = time.perf_counter() - started
     each = sum(seconds) / len(seconds)
     print(f"{len(seconds)} saves in {elapsed:.0f} s, {1000 * each:.0f} ms each")
