@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import sys
 
+from furl_lightning.stopping import Stopped, Stopping
+
 
 def furl_fit() -> None:
     """``furl-fit``."""
-    _check_mujoco("furl-fit")
-    from furl_lightning.fit import fit
-
-    sys.exit(fit())
+    with Stopping() as stopping:  # the imports take seconds
+        try:
+            _check_mujoco("furl-fit")
+            from furl_lightning.fit import fit
+        except Stopped as stop:
+            print(f"\nfurl-fit: stopped by {stop} before anything was written", file=sys.stderr)
+            sys.exit(stopping.status)
+        sys.exit(fit())
 
 
 def _check_mujoco(command: str) -> None:

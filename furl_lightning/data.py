@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from furl_lightning.env import MetaWorldEnv, RewardKind
 from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.journal import Journal
 from furl_lightning.policy import RelayPolicy
-from furl_lightning.randomness import Randomness
+from furl_lightning.randomness import Randomness, global_states, seed_global, set_global_states
 from furl_lightning.rendering import RenderQuality
 from furl_lightning.replay import Replay
 from furl_lightning.simulator import GoalMode, first_success_frame
@@ -32,6 +33,8 @@ from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
 
 if TYPE_CHECKING:
     from furl_lightning.module import FuRLModule
+
+ReplayStorage = Literal["memory", "disk"]
 
 logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces every storage that it allocates
 
@@ -80,12 +83,14 @@ class FuRLDataModule(LightningDataModule):
         steps_per_iteration: environment steps collected before as many updates are made; divides 500.
         batch_size: transitions drawn for each agent and update.
         replay_size: transitions kept for each agent.
+        replay_storage: memory: on the learner's device; disk: in the run's folder, for a buffer larger than memory.
         memory_size: frames in each ring of the success memory, for each agent.
         gap: frames between a positive and its lag.
         lag_rule: ring: the lag is gap places back in the ring; published: the authors' faulty place.
         eval_every: environment steps between evaluations; there is one at the end too.
         eval_episodes: episodes an evaluation; 0 stands for 1 with fixed and 10 with random goals.
-        save_every: environment steps between checkpoints; there is one at the end too.
+        save_every: environment steps between checkpoints; there is one at the beginning and at the end too.
+        save_top_k: newest checkpoints that are kept, at least 2.
     """
 
     def __init__(
@@ -105,12 +110,14 @@ class FuRLDataModule(LightningDataModule):
         steps_per_iteration: int = 1,
         batch_size: int = 256,
         replay_size: int = 500_000,
+        replay_storage: ReplayStorage = "memory",
         memory_size: int = 20_000,
         gap: int = 10,
         lag_rule: LagRule = "ring",
         eval_every: int = 100_000,
         eval_episodes: int = 0,
         save_every: int = 10_000,
+        save_top_k: int = 2,
     ) -> None:
         super().__init__()
         positive = dict(
@@ -123,6 +130,8 @@ class FuRLDataModule(LightningDataModule):
         for name, value in dict(start_steps=start_steps, num_workers=num_workers, eval_episodes=eval_episodes).items():
             if value < 0:
                 raise ValueError(f"data.{name} must not be negative, but is {value}")
+        if save_top_k < 2:
+            raise ValueError(f"data.save_top_k must be at least 2, not {save_top_k}: one to fall back on")
         if EPISODE_STEPS % steps_per_iteration:
             near = min(_divisors(EPISODE_STEPS), key=lambda d: abs(d - steps_per_iteration))
             raise ValueError(
@@ -156,10 +165,10 @@ class FuRLDataModule(LightningDataModule):
         self.goal, self.goal_image, self.reward_kind = goal, goal_image, reward
         self.num_workers = num_workers
         self.steps_per_iteration, self.batch_size = steps_per_iteration, batch_size
-        self.replay_size = replay_size
+        self.replay_size, self.replay_storage = replay_size, replay_storage
         self.replay_capacity = max(EPISODE_STEPS, min(replay_size, env_steps))
         self.memory_size, self.gap, self.lag_rule = memory_size, gap, lag_rule
-        self.eval_every, self.save_every = eval_every, save_every
+        self.eval_every, self.save_every, self.save_top_k = eval_every, save_every, save_top_k
         self.eval_episodes = eval_episodes or (1 if goal == "fixed" else 10)
         self.settings = SimulatorSettings(goal, render, mirror, bgr)
 
@@ -173,6 +182,7 @@ class FuRLDataModule(LightningDataModule):
         self.restored_from: Path | None = None
         """The folder of the checkpoint that the run resumes from, if it does."""
         self._env: MetaWorldEnv | None = None
+        self._collector: Any = None
         self._restored: dict[str, Any] | None = None
 
     # -- the pieces, made when training begins
@@ -182,7 +192,7 @@ class FuRLDataModule(LightningDataModule):
         self._module = module
         device, num = module.device, len(self.agents)
         self.journal = Journal(self.run_folder / "checkpoints" if self.run_folder else None)
-        self.replay = Replay(self.replay_capacity, device)
+        self.replay = Replay(self.replay_capacity, device, self._replay_folder())
         self.memory = SuccessMemory(num, self.memory_size, module.vlm.width, self.gap, self.lag_rule, device=device)
         if self.goal_embedding is None:
             self.goal_embedding = self._embed_goals(module)
@@ -193,9 +203,9 @@ class FuRLDataModule(LightningDataModule):
         )
         self._success = torch.zeros(EPISODE_STEPS, num, dtype=torch.bool)
         self._returns = torch.zeros(num)
-        if self._restored is not None:
-            self._resume(self._restored)
-            self._restored = None
+        restored, self._restored = self._restored, None
+        if restored is not None:
+            self._resume(restored)
         self._collector = Collector(
             self._env,
             self.policy,
@@ -208,6 +218,15 @@ class FuRLDataModule(LightningDataModule):
             split_trajs=False,
             auto_register_policy_transforms=False,
         )
+        if restored is None:
+            seed_global(self.agents)
+        else:
+            set_global_states(restored["global_randomness"])
+
+    def _replay_folder(self) -> Path | None:
+        if self.replay_storage == "memory":
+            return None
+        return (self.run_folder or Path(tempfile.mkdtemp())) / "replay"
 
     def _embed_goals(self, module: FuRLModule) -> Tensor:
         """The goal images' embeddings [A, D]; NaN where none is used or the expert fails.
@@ -324,6 +343,7 @@ class FuRLDataModule(LightningDataModule):
         return {
             "env_steps": self.env_steps,
             "randomness": self.randomness.state_dict(),
+            "global_randomness": global_states(),
             "environment": self._env.snapshot(),
             "goal_embedding": self.goal_embedding.cpu() if self.goal_embedding is not None else None,
             "memory": self.memory.counters(),
@@ -355,9 +375,15 @@ class FuRLDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         """End the workers and free the renderers."""
         if self._env is not None:
-            self._collector.shutdown()
+            if self._collector is not None:
+                self._collector.shutdown()
             self._env.close(raise_if_closed=False)
-            self._env = None
+            self._env = self._collector = None
+            self.replay.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the workers where Lightning skips :meth:`teardown`."""
+        self.teardown("fit")
 
 
 class _Iterations:

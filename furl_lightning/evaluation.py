@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from furl_lightning.env import MetaWorldEnv, RewardKind
 from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.module import FuRLModule
 from furl_lightning.policy import DeterministicPolicy
+from furl_lightning.stopping import Stopping
 from furl_lightning.tasks import EPISODE_STEPS, Agent
 
 RANDOM_GOAL_SEED_OFFSET = 100
@@ -37,11 +38,18 @@ class Evaluator:
         self.env = MetaWorldEnv(own, replace(settings, render=None), num_workers, reward)
         self._start = self.env.fleet.random_states()
 
-    def evaluate(self, policy: DeterministicPolicy, episodes: int) -> dict[str, Tensor]:
-        """Means over the episodes, each [A]: success (last step), success_any (any step), return."""
+    def evaluate(
+        self, policy: DeterministicPolicy, episodes: int, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Tensor] | None:
+        """Means over the episodes, each [A]: success (last step), success_any (any step), return.
+
+        None if ``stop``, asked before each episode, says so.
+        """
         self.env.fleet.set_random_states(self._start)
         results: dict[str, list[Tensor]] = {"success": [], "success_any": [], "return": []}
         for _ in range(episodes):
+            if stop():
+                return None
             episode = self.env.rollout(EPISODE_STEPS, policy)["next"]
             success = episode["success"].squeeze(-1)  # [A, 500]
             results["success"].append(success[:, -1].float())
@@ -55,13 +63,34 @@ class Evaluator:
 
 
 class Evaluation(Callback):
-    """Evaluates every ``data.eval_every`` environment steps and at the end; prints the last as a table."""
+    """Evaluates every ``data.eval_every`` environment steps and at the end; prints the last as a table.
 
-    def __init__(self) -> None:
+    A signal stops an evaluation between two episodes; the run that is resumed makes it up.
+
+    Args:
+        stopping: the signals.
+    """
+
+    def __init__(self, stopping: Stopping | None = None) -> None:
+        self.stopping = stopping or Stopping()
+        self._owed = False
         self._evaluator: Evaluator | None = None
         self.results: dict[str, Tensor] = {}
         """Of the newest evaluation, each [A]; see :meth:`Evaluator.evaluate`."""
         self.env_steps = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether an evaluation was cut off."""
+        return {"owed": self._owed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self._owed = state_dict["owed"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for an evaluation that was cut off."""
+        if self._owed:
+            self._evaluate(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where it is time to."""
@@ -74,8 +103,14 @@ class Evaluation(Callback):
         assert isinstance(module, FuRLModule)
         if self._evaluator is None:
             self._evaluator = Evaluator(data.agents, data.settings, data.num_workers, data.reward_kind)
-        self.results = self._evaluator.evaluate(DeterministicPolicy(module.vlm_agent), data.eval_episodes)
-        self.env_steps = data.env_steps
+        policy = DeterministicPolicy(module.vlm_agent)
+        goes_on = data.env_steps < data.env_steps_total  # there is no run to resume that would make up for the last
+        stop = lambda: goes_on and self.stopping.signal is not None  # noqa: E731
+        results = self._evaluator.evaluate(policy, data.eval_episodes, stop)
+        self._owed = results is None
+        if results is None:
+            return
+        self.results, self.env_steps = results, data.env_steps
         module.log_agents({f"eval/{name}": values for name, values in self.results.items()}, data.env_steps)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,6 +118,10 @@ class Evaluation(Callback):
         data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if self.results and self.env_steps == data.env_steps:
             print(f"\n{table(data.agents, self.results, self.env_steps)}", file=sys.stdout, flush=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Free the environments where Lightning skips :meth:`teardown`."""
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the environments."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import logging
 import re
@@ -13,14 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentError
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from furl_lightning import vlm
-from furl_lightning.checkpoint import Checkpoints
+from furl_lightning.checkpoint import Checkpoints, load_checkpoint, load_whole
 from furl_lightning.data import FuRLDataModule
 from furl_lightning.evaluation import Evaluation
 from furl_lightning.fleet import WorkerError
@@ -30,7 +29,11 @@ from furl_lightning.module import Diverged, FuRLModule, OtherRun
 from furl_lightning.progress import Progress
 from furl_lightning.rendering import NoGL, close_gl, gl_context
 from furl_lightning.run_folder import FolderRefused, RunFolder
+from furl_lightning.stopping import Stopped, Stopping
+from furl_lightning.tensorboard import TensorBoard, silence_writer_thread
 
+RUNS = "runs"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
     "max_epochs": 1,  # the run's length is data.env_steps
@@ -65,7 +68,7 @@ class FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's own options."""
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run (default: the configs').")
-        parser.add_argument("--runs", type=str, default="runs", help="Folder in which runs lie, each under its name.")
+        parser.add_argument("--runs", type=str, default=RUNS, help="Folder in which runs lie, each under its name.")
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Resume: 'last', or a checkpoint of the run."
         )
@@ -81,7 +84,8 @@ def fit(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     _quiet()
     try:
-        return _fit(argv)
+        with Stopping() as stopping:
+            return _fit(argv, stopping)
     except BadInput as error:
         print(f"furl-fit: {error}", file=sys.stderr)
         return 2
@@ -89,49 +93,79 @@ def fit(argv: Sequence[str] | None = None) -> int:
         close_gl()
 
 
-def _fit(argv: list[str]) -> int:
+def _fit(argv: list[str], stopping: Stopping) -> int:
     try:
-        folder, checkpoint, cli = _prepare(argv)
+        folder, checkpoint, cli = _prepare(argv, stopping)
     except (ArgumentError, TypeError, ValueError, OSError, NoGL) as error:
         raise BadInput(_one_line(error)) from error
+    except Stopped as stop:
+        print(f"\nfurl-fit: stopped by {stop} before anything was written", file=sys.stderr)
+        return stopping.status
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     assert isinstance(module, FuRLModule) and isinstance(data, FuRLDataModule)
     checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
     try:
         folder.lock()
-        cli.parser.save(cli.config, _config_path(folder), skip_none=False)
+        if not _resumes_in(folder, checkpoint):
+            folder.refuse_if_taken()  # again: another process may have been faster
+        cli.config["ckpt_path"] = None  # of this call, not of the run
+        folder.write_config(cli.parser.dump(cli.config, skip_none=False), resumes=checkpoint is not None)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
     except (OtherRun, DamagedFile, FolderRefused, NoGL, WorkerError) as error:
         raise BadInput(_one_line(error)) from error
-    except Diverged as error:
-        before = (
-            f"the last checkpoint is of step {checkpoints.saved_steps}" if checkpoints.saved_steps else "none is saved"
-        )
-        print(f"\nfurl-fit: {error}; {before}", file=sys.stderr)
+    except (Diverged, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise
+        print(f"\nfurl-fit: {_one_line(error)}; {_saved(folder)}", file=sys.stderr)
         return 1
-    if checkpoints.stop_signal is not None:
-        resume = [*_without(argv, "--ckpt_path", "--name"), "--name", folder.path.name, "--ckpt_path", "last"]
+    except Stopped:
+        pass
+    if stopping.signal is not None:
+        done = data.env_steps >= data.env_steps_total and not checkpoints.failed
+        again = shlex.join(["furl-fit", *_place(folder), "--ckpt_path", "last"])
+        if not _resumes_in(folder, folder.checkpoints / "last.ckpt"):
+            again = shlex.join(["furl-fit", *argv])
         print(
-            f"\nstopped by {checkpoints.stop_signal.name} after {data.env_steps:,} environment steps, all saved in "
-            f"{folder.checkpoints / 'last.ckpt'}; go on with:\n  furl-fit {shlex.join(resume)}",
+            f"\nfurl-fit: stopped by {stopping.signal.name}; {_saved(folder)}; "
+            + ("the run is complete" if done else f"go on with:\n  {again}"),
             file=sys.stderr,
         )
-        return 128 + int(checkpoints.stop_signal)
+        return stopping.status
+    if checkpoints.failed:
+        print(f"\nfurl-fit: the end of the run is not saved; {_saved(folder)}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
+def _saved(folder: RunFolder) -> str:
+    """What the run's folder holds, in words."""
+    try:
+        path = folder.checkpoint("last")
+    except FolderRefused:
+        return "nothing is saved yet"
+    return f"all up to step {load_checkpoint(path)['FuRLDataModule']['env_steps']:,} is saved in {path}"
+
+
+def _resumes_in(folder: RunFolder, checkpoint: Path | None) -> bool:
+    """Whether a checkpoint is one of this run's own."""
+    return (
+        checkpoint is not None and checkpoint.is_file() and checkpoint.parent.resolve() == folder.checkpoints.resolve()
+    )
+
+
+def _prepare(argv: list[str], stopping: Stopping) -> tuple[RunFolder, Path | None, FitCLI]:
     """Parse and check everything; writes nothing."""
     name = _value(argv, "--name") or _name_of(argv)
-    folder = RunFolder(Path(_value(argv, "--runs") or "runs"), name)
+    folder = RunFolder(Path(_value(argv, "--runs") or RUNS), name)
     asked = _value(argv, "--ckpt_path")
     checkpoint = None
     helping = any(a in ("-h", "--help") or a.startswith("--print_config") for a in argv)
     if asked:
         checkpoint = folder.checkpoint(asked)
-        if folder.config.exists():  # a resumed run starts from its own configuration
-            argv = ["--config", str(folder.config), *argv]
-    elif not helping:
+        config = folder.newest_config()
+        if _resumes_in(folder, checkpoint) and config is not None:  # a resumed run starts from its own configuration
+            argv = ["--config", str(config), *argv]
+    if not helping and not _resumes_in(folder, checkpoint):
         folder.refuse_if_taken()
     cli = FitCLI(
         FuRLModule,
@@ -151,7 +185,7 @@ def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
     data.run_folder = folder.path
     resumed_steps = None
     if checkpoint is not None:
-        saved = _load(checkpoint)
+        saved = load_whole(checkpoint)
         resumed_steps = int(saved["FuRLDataModule"]["env_steps"])
         assert isinstance(cli.model, FuRLModule)
         cli.model.refuse_other_run(saved, data)
@@ -161,16 +195,21 @@ def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
                 f"{checkpoint} has {resumed_steps} environment steps already; "
                 f"to go on, give a larger --data.env_steps than {data.env_steps_total}"
             )
+        if resumed_steps % data.steps_per_iteration:
+            raise ValueError(
+                f"data.steps_per_iteration must divide the checkpoint's {resumed_steps} environment steps; "
+                f"{data.steps_per_iteration} does not"
+            )
     if data.settings.render is not None:
         gl_context()
-    trainer.callbacks.extend([Evaluation(), Checkpoints(folder.checkpoints)])  # type: ignore[attr-defined]
+    trainer.callbacks.extend([Evaluation(stopping), Checkpoints(folder.checkpoints, stopping)])  # type: ignore[attr-defined]
     if cli.config["trainer"]["enable_progress_bar"] is not False:
         trainer.callbacks[:] = [c for c in trainer.callbacks if "ProgressBar" not in type(c).__name__]  # type: ignore[attr-defined]
         trainer.callbacks.append(Progress())  # type: ignore[attr-defined]
     if cli.config["trainer"]["logger"] is None:
         purge = None if resumed_steps is None else resumed_steps + 1
         trainer.loggers = [
-            TensorBoardLogger(folder.path.parent, name=folder.path.name, version="", purge_step=purge),
+            TensorBoard(folder.path.parent, name=folder.path.name, version="", purge_step=purge),
             MetricsCSV(folder.metrics, resumed_steps),
         ]
     return folder, checkpoint, cli
@@ -186,24 +225,10 @@ def _refuse_without_effect(cli: FitCLI) -> None:
         raise ValueError("seed_everything has no effect here: each agent is seeded by its own; give --data.seeds")
 
 
-def _load(checkpoint: Path) -> dict[str, Any]:
-    try:
-        saved: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        saved["FuRLDataModule"]["env_steps"]
-        return saved
-    except Exception:
-        older = sorted(p for p in checkpoint.parent.glob("step-*.ckpt") if not p.samefile(checkpoint))
-        hint = f"; the one before it is {older[-1]}" if older else ""
-        raise DamagedFile(f"{checkpoint} is damaged or no checkpoint of furl-fit{hint}") from None
-
-
-def _config_path(folder: RunFolder) -> Path:
-    """config.yaml, or, where a resumed run has one already, the next free name beside it."""
-    path, number = folder.config, 1
-    while path.exists():
-        number += 1
-        path = folder.path / f"config-{number}.yaml"
-    return path
+def _place(folder: RunFolder) -> list[str]:
+    """The options that name a run's folder."""
+    runs = str(folder.path.parent)
+    return [*([] if runs == RUNS else ["--runs", runs]), "--name", folder.path.name]
 
 
 def _value(argv: list[str], option: str) -> str | None:
@@ -215,18 +240,6 @@ def _value(argv: list[str], option: str) -> str | None:
         elif argument.startswith(f"{option}="):
             value = argument.split("=", 1)[1]
     return value
-
-
-def _without(argv: list[str], *options: str) -> list[str]:
-    kept, skip = [], False
-    for argument in argv:
-        if skip:
-            skip = False
-        elif argument in options:
-            skip = True
-        elif not argument.startswith(tuple(f"{option}=" for option in options)):
-            kept.append(argument)
-    return kept
 
 
 def _name_of(argv: list[str]) -> str:
@@ -280,6 +293,7 @@ def _options() -> list[str]:
 
 def _quiet() -> None:
     """Lightning's hints do not apply here: the loader is the environment, and the loop is manual."""
+    silence_writer_thread()
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")

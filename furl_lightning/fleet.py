@@ -6,6 +6,7 @@ the same arrays however they are shared out. Imports no torch: a worker starts i
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import itertools
@@ -24,6 +25,7 @@ import numpy as np
 
 from furl_lightning.rendering import FRAME_SIZE, RenderQuality, close_gl
 from furl_lightning.simulator import ACTION_DIM, OBS_DIM, GoalMode, Simulator
+from furl_lightning.stopping import SIGNALS
 from furl_lightning.tasks import Agent
 
 
@@ -132,11 +134,13 @@ def _work(
     settings: SimulatorSettings,
     memory: Any,
     rows: range,
+    parent: int,
 ) -> None:
     """A worker's life: obey commands until told to close or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     if sys.platform == "linux":  # a parent killed with -9 takes its workers with it, even in mid-step
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone before that
+            return
     try:
         share = _Share(agents, settings, _Arrays(len(agents), settings.render is not None, memory), rows)
         connection.send(None)
@@ -148,7 +152,7 @@ def _work(
                 break
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
-    except BaseException as error:
+    except Exception as error:
         with contextlib.suppress(OSError):
             connection.send(WorkerError(f"{type(error).__name__}: {error}", traceback.format_exc()))
     close_gl()
@@ -197,12 +201,15 @@ class Fleet:
         # Software OpenGL starts a thread a core in each process; the workers are the parallelism.
         previous = os.environ.get("LP_NUM_THREADS")
         os.environ.setdefault("LP_NUM_THREADS", str(max(0, (os.cpu_count() or 1) // num_workers - 1)))
+        atexit.register(self.close, force=True)
+        # A signal to the whole process group is the parent's to decide on: workers start, and stay, deaf to it.
+        deaf = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             for rows in self._rows:
                 ours, theirs = context.Pipe()
                 process = context.Process(
                     target=_work,
-                    args=(theirs, self.agents, settings, self.arrays.memory, rows),
+                    args=(theirs, self.agents, settings, self.arrays.memory, rows, os.getpid()),
                     daemon=True,
                 )
                 process.start()
@@ -212,6 +219,7 @@ class Fleet:
         finally:
             if previous is None:
                 os.environ.pop("LP_NUM_THREADS", None)
+            signal.pthread_sigmask(signal.SIG_SETMASK, deaf)
         self._receive()
 
     def _send(self, name: str, *args: Sequence[Any]) -> None:
@@ -261,6 +269,7 @@ class Fleet:
 
     def close(self, force: bool = False) -> None:
         """Free renderers and end the workers; a second call does nothing."""
+        atexit.unregister(self.close)
         if self._here is not None:
             self._here.close()
             self._here = None

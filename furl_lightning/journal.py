@@ -7,15 +7,16 @@ that no checkpoint names are leftovers.
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tensordict import TensorDict
 from torch import Tensor
 
+from furl_lightning.durable import flush, make_folder, part_of
 from furl_lightning.replay import FIELDS, Replay
 from furl_lightning.success_memory import SuccessMemory
 
@@ -40,24 +41,29 @@ class Journal:
         positives and negatives the counts of frames [A] written before it and by its end."""
 
     def save(self, replay: Replay, memory: SuccessMemory) -> None:
-        """Write what is new since the last entry; entries that the rings have outrun are dropped."""
+        """Write what is new since the last entry; entries that the rings have outrun are dropped.
+
+        Raises:
+            OSError: the disk is full or the like; what was written before that stays noted.
+        """
         if self.folder is None:
             return
         positives, negatives = self._counts(memory)
         start = self.entries[-1]["end"] if self.entries else 0
         start = max(start, replay.steps_written - len(replay))
         while start < replay.steps_written:
-            end = min(start + STEPS_PER_FILE, replay.steps_written)
+            wrap = (start // replay.capacity + 1) * replay.capacity  # up to there steps are views, not copies
+            end = min(start + STEPS_PER_FILE, wrap, replay.steps_written)
             arrays = {name: values.cpu() for name, values in replay.steps(start, end).items()}
             counts = [positives.tolist(), negatives.tolist()] * 2
             if end == replay.steps_written:  # the frames go into the save's last file
                 arrays.update(memory.written_since(positives, negatives))
                 counts[2:] = [memory.positives_written.tolist(), memory.negatives_written.tolist()]
-            name = f"rings/{start:09d}-{end:09d}.safetensors"
+            digest, name = _write(arrays, self.folder / "rings", f"{start:09d}-{end:09d}")
             self.entries.append(
                 {
-                    "file": name,
-                    "sha256": _write(arrays, self.folder / name),
+                    "file": f"rings/{name}",
+                    "sha256": digest,
                     "start": start,
                     "end": end,
                     "positives": [counts[0], counts[2]],
@@ -70,14 +76,10 @@ class Journal:
     def restore(
         self, entries: list[dict[str, Any]], folder: Path | None, replay: Replay, memory: SuccessMemory
     ) -> None:
-        """Fill empty rings from a checkpoint's entries, whose files lie under ``folder``.
-
-        Raises:
-            DamagedFile: a file is missing, or its contents are not those that were saved.
-        """
+        """Fill empty rings from a checkpoint's entries, whose files lie under ``folder``; see :func:`verify`."""
         for entry in entries:
             assert folder is not None
-            arrays = _read(folder / entry["file"], entry["sha256"])
+            arrays = load_file(folder / entry["file"])
             steps = TensorDict({name: arrays[name][-replay.capacity :] for name in FIELDS})
             steps.auto_batch_size_(2)
             replay.restore(steps, entry["end"])
@@ -85,7 +87,7 @@ class Journal:
                 (torch.tensor(entry[kind][0]), torch.tensor(entry[kind][1])) for kind in ("positives", "negatives")
             )
             memory.restore(arrays, positives, negatives)
-        if folder == self.folder:
+        if folder and self.folder and folder.resolve() == self.folder.resolve():
             self.entries = list(entries)  # else the next save writes everything to the new folder
 
     def _counts(self, memory: SuccessMemory) -> tuple[Tensor, Tensor]:
@@ -105,24 +107,65 @@ def _needed(entry: dict[str, Any], replay: Replay, memory: SuccessMemory) -> boo
     return bool(entry["end"] > replay.steps_written - len(replay))
 
 
-def _write(arrays: dict[str, Tensor], path: Path) -> str:
-    """Write and flush a file, then give it its name; returns its sha256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file({name: values.contiguous() for name, values in arrays.items()}, part)
-    with part.open("rb+") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    return digest
+def verify(entries: list[dict[str, Any]], folder: Path) -> None:
+    """Check a checkpoint's files under ``folder``.
+
+    Raises:
+        DamagedFile: one is missing, or its contents are not those that were saved.
+    """
+    for entry in entries:
+        path = folder / entry["file"]
+        try:
+            digest = _sha256(path)
+        except OSError as error:
+            raise DamagedFile(f"{path} cannot be read: {error.strerror}") from None
+        if digest != entry["sha256"]:
+            raise DamagedFile(f"{path} is damaged: its contents are not those that were saved")
 
 
-def _read(path: Path, sha256: str) -> dict[str, Tensor]:
+_DTYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"},
+}
+
+
+def _write(arrays: dict[str, Tensor], folder: Path, stem: str) -> tuple[str, str]:
+    """Write a file in safetensors' format and name it by its contents; returns their sha256 and the name.
+
+    So a file is never replaced by another, and one that a checkpoint names stays what it was. The
+    library's own writer leaves files of other names behind when it is killed, and needs a second
+    reading for the sha256.
+    """
+    header, offset = {}, 0
+    for key, values in arrays.items():
+        end = offset + values.numel() * values.element_size()
+        header[key] = {"dtype": _DTYPES[values.dtype], "shape": list(values.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    make_folder(folder)
+    part = part_of(folder / stem)
+    sha256 = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DamagedFile(f"{path} cannot be read: {error.strerror}") from None
-    if digest != sha256:
-        raise DamagedFile(f"{path} is damaged: its contents are not those that were saved")
-    return load_file(path)
+        with part.open("wb", buffering=0) as file:
+            for data in (memoryview(len(text).to_bytes(8, "little") + text), *map(_bytes_of, arrays.values())):
+                sha256.update(data)
+                while len(data):
+                    data = data[file.write(data) :]
+        flush(part)
+        name = f"{stem}-{sha256.hexdigest()[:8]}.safetensors"
+        part.rename(folder / name)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    flush(folder)
+    return sha256.hexdigest(), name
+
+
+def _bytes_of(values: Tensor) -> memoryview:
+    return values.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -190,7 +190,21 @@ class FuRLModule(LightningModule):
         total = torch.stack(losses).sum(0)
         if not total.sum().isfinite():
             names = ", ".join(str(agent) for agent, t in zip(self.agents, total, strict=True) if not t.isfinite())
-            raise Diverged(f"the losses of {names or 'the population'} are no finite numbers at step {env_steps}")
+            raise Diverged(f"losses of {names or 'the population'} are no finite numbers at step {env_steps}")
+
+    def refuse_nonfinite(self, env_steps: int) -> None:
+        """Look for parameters that are no finite numbers.
+
+        Raises:
+            Diverged: with the agents' names.
+        """
+        finite = torch.ones(len(self.agents), dtype=torch.bool)
+        for values in self.state_dict().values():
+            if values.is_floating_point():
+                finite &= values.isfinite().flatten(1).all(1).cpu() if values.ndim > 1 else values.isfinite().cpu()
+        if not finite.all():
+            names = ", ".join(str(agent) for agent, good in zip(self.agents, finite, strict=True) if not good)
+            raise Diverged(f"parameters of {names} are no finite numbers at step {env_steps}")
 
     def _align(
         self, transitions: dict[str, Tensor], batch: Batch, optimizer: PopulationAdam

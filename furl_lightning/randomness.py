@@ -7,8 +7,11 @@ acting and learning draw from separate streams, so that neither shifts the other
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,8 +43,45 @@ class Randomness:
 
 
 def _generator(agent: Agent, stream: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{agent.task}/{agent.seed}/{stream}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.Generator().manual_seed(_seed(f"{agent.task}/{agent.seed}/{stream}"))
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+# The learner draws from no global generator. A VLM or a callback of somebody else may.
+
+
+def seed_global(agents: Sequence[Agent]) -> None:
+    """Seed PyTorch's, NumPy's and Python's global generators by the population."""
+    seed = _seed(" ".join(map(str, agents)))
+    torch.manual_seed(seed)  # every device's
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def global_states() -> dict[str, Any]:
+    """The global generators' states, as tensors and plain Python values."""
+    state: Any = np.random.get_state()
+    _, key, *rest = state
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy": [torch.from_numpy(key.astype(np.int64)), *rest],
+        "python": random.getstate(),
+    }
+
+
+def set_global_states(states: dict[str, Any]) -> None:
+    """Put back what :func:`global_states` gave, on the devices that are there."""
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available():
+        for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, device)
+    key, *rest = states["numpy"]
+    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *rest))
+    random.setstate(states["python"])
 
 
 def normal(generators: Sequence[torch.Generator], *shape: int) -> Tensor:

@@ -6,12 +6,16 @@ and what is new since a checkpoint is one slice.
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.data.replay_buffers.writers import RoundRobinWriter
 
 FIELDS = ("observation", "action", "next_observation", "reward", "terminated", "embedding", "goal_distance")
@@ -23,13 +27,22 @@ class Replay:
     Fields of a step: observation, next_observation float32 [A, obs]; action float32 [A, action];
     reward float32 [A]; terminated bool [A]; embedding of the frame after the action, float16
     [A, D]; goal_distance float32 [A], its L2 distance to the goal image's embedding.
+
+    Args:
+        capacity: steps kept.
+        device: where they are kept, if in memory.
+        folder: keep them in files in this folder instead, for a buffer larger than memory. The folder
+            is emptied first: it holds a copy to work on, what a run resumes from are its checkpoints.
     """
 
-    def __init__(self, capacity: int, device: torch.device | str = "cpu") -> None:
-        self.capacity = capacity
-        self.buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(capacity, device=device), writer=RoundRobinWriter(), batch_size=1
-        )
+    def __init__(self, capacity: int, device: torch.device | str = "cpu", folder: Path | None = None) -> None:
+        self.capacity, self.folder = capacity, folder
+        if folder is None:
+            storage = LazyTensorStorage(capacity, device=device)
+        else:
+            self.close()
+            storage = LazyMemmapStorage(capacity, scratch_dir=folder)
+        self.buffer = TensorDictReplayBuffer(storage=storage, writer=RoundRobinWriter(), batch_size=1)
         self.steps_written = 0
         self._flat: dict[str, Tensor] = {}
 
@@ -37,7 +50,12 @@ class Replay:
         return min(self.steps_written, self.capacity)
 
     def extend(self, steps: TensorDictBase) -> None:
-        """Append steps, batch size [T, A] with the fields above."""
+        """Append steps, batch size [T, A] with the fields above.
+
+        Raises:
+            OSError: the first steps of a buffer on disk, and its folder has no room for all that may come.
+        """
+        self._refuse_small_disk(steps)
         self.buffer.extend(TensorDict(dict(steps.items()), steps.batch_size[:1]))
         self.steps_written += steps.batch_size[0]
         self._bind(steps.batch_size[1])
@@ -74,6 +92,7 @@ class Replay:
 
     def restore(self, steps: TensorDictBase, end: int) -> None:
         """Put steps [T, A], the last of which is number ``end`` - 1, where they stood before."""
+        self._refuse_small_disk(steps)
         place = torch.arange(end - steps.batch_size[0], end) % self.capacity
         self.buffer.storage.set(place, TensorDict(dict(steps.items()), steps.batch_size[:1]))
         writer_state = self.buffer.writer.state_dict()
@@ -81,8 +100,28 @@ class Replay:
         self.steps_written = end
         self._bind(steps.batch_size[1])
 
+    def close(self) -> None:
+        """Remove the files of a buffer on disk."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _refuse_small_disk(self, steps: TensorDictBase) -> None:
+        if self.folder is None or self._flat:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed = self.capacity * sum(values[0].numel() * values.element_size() for values in steps.values())
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC, f"the replay buffer needs {needed:,} bytes, {free:,} are free", str(self.folder)
+            )
+
     def _bind(self, num_agents: int) -> None:
         if not self._flat:  # the storage takes its memory at the first write
             stored = self.buffer.storage._storage
+            if self.folder is not None:
+                for path in self.folder.glob("*.memmap"):  # or a full disk would kill the process at a write
+                    with path.open("rb+") as file:
+                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             self._flat = {name: stored[name].flatten(0, 1) for name in FIELDS}
             self.num_agents = num_agents

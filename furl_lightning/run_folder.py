@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import IO
 
+from furl_lightning.durable import write_file
+
 
 class FolderRefused(ValueError):
     """A run cannot be started or resumed in this folder."""
@@ -30,18 +32,49 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     def refuse_if_taken(self) -> None:
-        """A new run wants a folder that does not exist, or is empty.
+        """A new run wants a folder that does not exist, is empty, or has nothing but a start that was cut off.
 
         Raises:
             FolderRefused: there is something in it.
         """
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and any(not self._is_left_by_a_start(path) for path in self.path.iterdir()):
             resume = (
                 f"resume it with --name {self.path.name} --ckpt_path last, or "
                 if (self.checkpoints / "last.ckpt").exists()
                 else ""
             )
             raise FolderRefused(f"the run folder {self.path} exists already; {resume}choose another --name")
+
+    def _is_left_by_a_start(self, path: Path) -> bool:
+        """Whether it is there before training begins, which is when the first checkpoint is saved."""
+        if path == self.checkpoints:
+            return not any(path.glob("*.ckpt"))
+        return (
+            path.name in (".lock", "goals", "replay", "hparams.yaml")
+            or path.name.startswith("events.out.tfevents")
+            or path.name.startswith("config")
+        )
+
+    def newest_config(self) -> Path | None:
+        """The configuration that the run had last, if it has one: of config.yaml, config-2.yaml and so on."""
+        found = [path for path in (self.config, *self.path.glob("config-*.yaml")) if path.is_file()]
+        return max(found, key=self._number, default=None)
+
+    def write_config(self, text: str, resumes: bool) -> None:
+        """Keep a configuration: a new run's as config.yaml, a resumed one's that differs under the next free name."""
+        newest = self.newest_config() if resumes else None
+        if newest is None:
+            path = self.config
+        elif newest.read_text() == text:
+            return
+        else:
+            path = self.path / f"config-{self._number(newest) + 1}.yaml"
+        write_file(path, lambda part: part.write_text(text))
+
+    @staticmethod
+    def _number(config: Path) -> int:
+        number = config.stem.removeprefix("config").removeprefix("-")
+        return int(number) if number.isdecimal() else 1
 
     def checkpoint(self, asked: str) -> Path:
         """The checkpoint file to resume from: ``last`` or a path.

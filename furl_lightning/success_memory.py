@@ -163,15 +163,21 @@ class SuccessMemory:
             getattr(self, name).copy_(value)
 
     def written_since(self, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Embeddings written since the counts [A] and still held, oldest first, agent after agent: [N, D]."""
-        return {
-            "positive": self._since(self.positive, positives, self.positives_written),
-            "negative": self._since(self.negative, negatives, self.negatives_written),
-        }
+        """Embeddings written since the counts [A] and still held, oldest first: [N, D] by ring and agent.
 
-    def _since(self, ring: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        rows = [ring[a][place.to(ring.device)] for a, place in enumerate(self._places(start, end))]
-        return torch.cat(rows).cpu()
+        Views of the rings, but for an agent whose ring has wrapped in between.
+        """
+        rows: dict[str, Tensor] = {}
+        for kind, ring, start, end in (
+            ("positive", self.positive, positives, self.positives_written),
+            ("negative", self.negative, negatives, self.negatives_written),
+        ):
+            for agent, places in enumerate(self._places(start, end)):
+                if len(places):
+                    whole = bool(places[0] <= places[-1])
+                    own = ring[agent, places[0] : places[-1] + 1] if whole else ring[agent][places.to(ring.device)]
+                    rows[f"{kind}/{agent}"] = own.cpu()
+        return rows
 
     def _places(self, start: Tensor, end: Tensor) -> list[Tensor]:
         oldest = torch.maximum(start, end - self.capacity)
@@ -182,10 +188,10 @@ class SuccessMemory:
         self, written: dict[str, Tensor], positives: tuple[Tensor, Tensor], negatives: tuple[Tensor, Tensor]
     ) -> None:
         """Write back what :meth:`written_since` gave between two counts [A]; not the counters."""
-        for ring, rows, (start, end) in (
-            (self.positive, written["positive"], positives),
-            (self.negative, written["negative"], negatives),
+        for kind, ring, (start, end) in (
+            ("positive", self.positive, positives),
+            ("negative", self.negative, negatives),
         ):
-            places = self._places(start, end)
-            for agent, own in enumerate(rows.split([len(place) for place in places])):
-                ring[agent][places[agent].to(ring.device)] = own.to(ring)
+            for agent, places in enumerate(self._places(start, end)):
+                if len(places):
+                    ring[agent][places.to(ring.device)] = written[f"{kind}/{agent}"].to(ring)

@@ -3,30 +3,133 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from tensordict import TensorDict
 
-from .conftest import Run, assert_same, load
+from furl_lightning.journal import Journal, verify
+from furl_lightning.replay import FIELDS, Replay
+from furl_lightning.success_memory import SuccessMemory
 
-# Files differ in how the rings are cut, and a resumed process has evaluated nothing else.
-IGNORE = ("journal", "callbacks")
+from .conftest import SMALL, Run, assert_same
+
+SETTINGS: dict[str, object] = {
+    "data__env_steps": 650,
+    "data__start_steps": 100,
+    "data__save_every": 130,
+    "data__save_top_k": 9,
+    "model__log_every": 50,
+}
+IGNORE = ("journal", "metrics")  # the rings may be cut into other files; what these hold is compared, and metrics are
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "stops"),
     [
-        {},
-        {"data__goal": "random"},
-        {"data__num_workers": 1, "model__relay_threshold": 10_000},
+        # Seed 9 succeeds in its first, random episode: the relay ends at 500. The replay ring wraps there too.
+        ({"data__seeds": "[9]", "model__relay_threshold": 1}, (130, 520)),
+        ({"data__goal": "random", "data__num_workers": 1, "data__replay_storage": "disk"}, (390,)),
+        ({"data__num_workers": 2, "data__seeds": "[0, 1]", "data__steps_per_iteration": 50}, (550,)),
     ],
-    ids=["fixed-relay-ends", "random-goals", "workers-relay-lasts"],
+    ids=["before-and-after-the-relay", "random-goals-worker-and-disk", "population-and-workers"],
 )
-def test_resumed_run_is_bit_equal(run: Run, tmp_path: Path, settings: dict[str, object]) -> None:
-    """Stopped in the middle of an episode, after the replay ring has wrapped."""
-    straight = run("straight", **settings, data__env_steps=1300)
-    run("stopped", **settings, data__env_steps=730)
-    resumed = run("stopped", "--ckpt_path", "last", **settings, data__env_steps=1300)
-    # The stopped run also evaluated at its end.
-    resumed["metrics"] = [line for line in resumed["metrics"] if not line.startswith("730,eval/")]
+def test_resumed_run_is_bit_equal(run: Run, tmp_path: Path, settings: dict[str, Any], stops: tuple[int, ...]) -> None:
+    """From checkpoints in the middle of an episode, before and after the ring has wrapped, in another folder."""
+    settings = {**SETTINGS, **settings}
+    straight = run("straight", **settings)
+    if "model__relay_threshold" in settings:
+        assert not straight["relay"]["active"].any()
+        assert straight["FuRLDataModule"]["memory"]["positives_written"].all()
+    for stop in stops:
+        checkpoint = tmp_path / "straight" / "checkpoints" / f"step-{stop:09d}.ckpt"
+        resumed = run(f"from-{stop}", "--ckpt_path", str(checkpoint), **settings)
+        assert_same(straight, resumed, ignore=IGNORE)
+        assert_same(rings(straight, tmp_path / "straight"), rings(resumed, tmp_path / f"from-{stop}"))
+        assert [line for line in straight["metrics"] if _step(line) > stop] == resumed["metrics"][1:]
+
+
+def test_a_run_resumes_in_its_moved_folder(run: Run, tmp_path: Path) -> None:
+    """At an episode's end with random goals: longer, with other evaluation, and with a torn row in metrics.csv."""
+    settings = {**SETTINGS, "data__goal": "random", "data__eval_episodes": 1}
+    straight = run("straight", **settings)
+    run("stopped", **{**settings, "data__env_steps": 500})
+    with (tmp_path / "stopped" / "metrics.csv").open("a") as file:
+        file.write("510,sac/q,1.0\n520,sac/q/vlm_ag")
+    (tmp_path / "stopped").rename(tmp_path / "moved")
+    resumed = run("moved", "--ckpt_path", "last", **{**settings, "data__replay_storage": "disk"})
     assert_same(straight, resumed, ignore=IGNORE)
-    assert load(tmp_path / "stopped")["FuRLDataModule"]["env_steps"] == 1300
+    assert_same(rings(straight, tmp_path / "straight"), rings(resumed, tmp_path / "moved"))
+    # The stopped run also evaluated at its end.
+    assert straight["metrics"] == [line for line in resumed["metrics"] if not line.startswith("500,eval/")]
+    assert not (tmp_path / "moved" / "replay").exists()
+    assert (tmp_path / "moved" / "config-2.yaml").exists()
+
+
+@pytest.mark.parametrize("capacity", [7, 20, 100])
+def test_the_journal_gives_back_what_the_rings_held(tmp_path: Path, capacity: int) -> None:
+    """Whatever was written between saves, with rings that wrap within and between them; old files become free."""
+    generator = torch.Generator().manual_seed(capacity)
+    num, width = 3, 4
+    journal = Journal(tmp_path)
+    replay, memory = Replay(capacity), SuccessMemory(num, capacity, width, gap=2)
+    for _ in range(12):
+        for _ in range(int(torch.randint(0, 4, (), generator=generator))):
+            length = int(torch.randint(1, min(capacity, 12), (), generator=generator))
+            replay.extend(_steps(length, num, width, generator))
+            for agent in range(num):
+                success = torch.rand(length, generator=generator) < 0.1
+                memory.add_episode(agent, replay.last(length, "embedding")[:, agent], success)
+        journal.save(replay, memory)
+        verify(journal.entries, tmp_path)
+        again = Replay(capacity), SuccessMemory(num, capacity, width, gap=2)
+        again[1].load_counters(memory.counters())
+        Journal(None).restore(journal.entries, tmp_path, *again)
+        if len(replay):
+            assert_same(_contents(replay, memory), _contents(*again))
+    written = sum(entry["end"] - entry["start"] for entry in journal.entries)
+    assert written < replay.steps_written or capacity == 100
+
+
+def test_a_replay_buffer_on_disk_takes_its_room_at_once(tmp_path: Path) -> None:
+    """A disk that fills up later would kill the process at a write; too small a one is refused."""
+    steps = _steps(4, 1, 8, torch.Generator())
+    folder = tmp_path / "replay"
+    replay = Replay(10_000, folder=folder)
+    replay.extend(steps)
+    files = list(folder.glob("*.memmap"))
+    assert len(files) == len(FIELDS) and all(f.stat().st_blocks * 512 >= f.stat().st_size for f in files)
+    assert_same({name: replay.last(4, name).clone() for name in FIELDS}, {name: steps[name] for name in FIELDS})
+    with pytest.raises(OSError, match="the replay buffer needs"):
+        Replay(10**12, folder=folder).extend(steps)
+    Replay(500, folder=folder).close()
+    assert not folder.exists()
+
+
+def rings(checkpoint: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+    """What the files that a checkpoint names put into the rings."""
+    state = checkpoint["FuRLDataModule"]
+    num, capacity = len(state["returns"]), int(SMALL["data.memory_size"])
+    replay, memory = Replay(int(SMALL["data.replay_size"])), SuccessMemory(num, capacity, width=16)
+    memory.load_counters(state["memory"])
+    Journal(None).restore(state["journal"], folder / "checkpoints", replay, memory)
+    return _contents(replay, memory)
+
+
+def _contents(replay: Replay, memory: SuccessMemory) -> dict[str, torch.Tensor]:
+    held = {name: replay.buffer.storage._storage[name][: len(replay)].clone() for name in FIELDS}
+    return {**held, "positive": memory.positive, "negative": memory.negative}
+
+
+def _steps(length: int, num: int, width: int, generator: torch.Generator) -> TensorDict:
+    shapes = {"observation": (39,), "action": (4,), "next_observation": (39,), "embedding": (width,)}
+    steps = {name: torch.rand(length, num, *shapes.get(name, ()), generator=generator) for name in FIELDS}
+    steps["embedding"] = steps["embedding"].half()
+    steps["terminated"] = steps["terminated"] < 0.5
+    return TensorDict(steps, [length, num])
+
+
+def _step(line: str) -> int:
+    first = line.split(",")[0]
+    return int(first) if first.isdecimal() else -1

@@ -1,0 +1,48 @@
+"""TensorBoard's events, without which a run goes on where the disk is full."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from pytorch_lightning.loggers import TensorBoardLogger
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's TensorBoardLogger; events that cannot be written are lost (``metrics.csv`` will have them)."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log scalars, or lose them."""
+        try:
+            super().log_metrics(metrics, step)
+        except (OSError, ValueError) as error:  # Lightning's ValueError is of whatever went wrong
+            if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+                self._experiment = None  # its writer has ended; the next event opens another file
+            else:
+                raise
+
+    def flush(self) -> None:
+        """Write what TensorBoard has queued (for two minutes, else)."""
+        try:
+            if self._experiment is not None:
+                self._experiment.flush()
+        except OSError:
+            self._experiment = None
+
+    def finalize(self, status: str) -> None:
+        """Close the file."""
+        try:
+            super().finalize(status)
+        except OSError:
+            self._experiment = None
+
+
+def silence_writer_thread() -> None:
+    """Print no traceback when TensorBoard's thread meets a full disk: it tells the next event."""
+    threading.excepthook = _excepthook
+
+
+def _excepthook(args: Any) -> None:
+    if not (type(args.thread).__name__ == "_AsyncWriterThread" and issubclass(args.exc_type, OSError)):
+        threading.__excepthook__(args)
