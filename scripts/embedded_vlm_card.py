@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from embedded_vlm_captions import NUM_STAGES, find_scale, stage_captions, stages
-from embedded_vlm_episodes import Episode, record
+from furl_lightning.episodes import Episode, record
 from torch import Tensor
 
 from furl_lightning.simulator import GoalMode

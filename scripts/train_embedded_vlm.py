@@ -23,7 +23,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from embedded_vlm_captions import GENERIC, NUM_STAGES, captions, find_scale, stages
-from embedded_vlm_episodes import Manner, record
+from furl_lightning.episodes import Manner, record
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
