@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from furl_lightning.data import FuRLDataModule
@@ -37,8 +38,12 @@ class Evaluator:
         self.env = MetaWorldEnv(own, replace(settings, render=None), num_workers, reward)
         self._start = self.env.fleet.random_states()
 
-    def evaluate(self, policy: DeterministicPolicy, episodes: int) -> dict[str, Tensor]:
+    def evaluate(self, policy: TensorDictModuleBase, episodes: int) -> dict[str, Tensor]:
         """Means over the episodes, each [A]: success (last step), success_any (any step), return."""
+        return {name: values.mean(1) for name, values in self.episodes(policy, episodes).items()}
+
+    def episodes(self, policy: TensorDictModuleBase, episodes: int) -> dict[str, Tensor]:
+        """Every episode's results, each [A, episodes]: success (last step), success_any (any step), return."""
         self.env.fleet.set_random_states(self._start)
         results: dict[str, list[Tensor]] = {"success": [], "success_any": [], "return": []}
         for _ in range(episodes):
@@ -47,7 +52,7 @@ class Evaluator:
             results["success"].append(success[:, -1].float())
             results["success_any"].append(success.any(1).float())
             results["return"].append(episode["reward"].sum((1, 2)))
-        return {name: torch.stack(values).mean(0) for name, values in results.items()}
+        return {name: torch.stack(values, 1) for name, values in results.items()}
 
     def close(self) -> None:
         """End its workers."""

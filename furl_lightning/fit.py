@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
-import re
 import shlex
 import sys
 import warnings
@@ -14,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from furl_lightning import vlm
+from furl_lightning.bad_input import BadInput, answer, one_line
 from furl_lightning.checkpoint import Checkpoints
 from furl_lightning.data import FuRLDataModule
 from furl_lightning.evaluation import Evaluation
@@ -28,7 +27,7 @@ from furl_lightning.journal import DamagedFile
 from furl_lightning.metrics_csv import MetricsCSV
 from furl_lightning.module import Diverged, FuRLModule, OtherRun
 from furl_lightning.progress import Progress
-from furl_lightning.rendering import NoGL, close_gl, gl_context
+from furl_lightning.rendering import NoGL, gl_context
 from furl_lightning.run_folder import FolderRefused, RunFolder
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -57,28 +56,17 @@ class FitCLI(LightningCLI):
         parser.set_defaults({"model.vlm": {"class_path": "furl_lightning.vlm.Embedded"}})
 
 
-class BadInput(Exception):
-    """What the user gave cannot be used; the message is one line."""
-
-
 def fit(argv: Sequence[str] | None = None) -> int:
     """``furl-fit``: train, or resume training; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     _quiet()
-    try:
-        return _fit(argv)
-    except BadInput as error:
-        print(f"furl-fit: {error}", file=sys.stderr)
-        return 2
-    finally:
-        close_gl()
+    return answer("furl-fit", _fit, argv)
 
 
 def _fit(argv: list[str]) -> int:
     try:
         folder, checkpoint, cli = _prepare(argv)
     except (ArgumentError, TypeError, ValueError, OSError, NoGL) as error:
-        raise BadInput(_one_line(error)) from error
+        raise BadInput(one_line(error, _options())) from error
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     assert isinstance(module, FuRLModule) and isinstance(data, FuRLDataModule)
     checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
@@ -87,7 +75,7 @@ def _fit(argv: list[str]) -> int:
         cli.parser.save(cli.config, _config_path(folder), skip_none=False)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
     except (OtherRun, DamagedFile, FolderRefused, NoGL, WorkerError) as error:
-        raise BadInput(_one_line(error)) from error
+        raise BadInput(one_line(error, _options())) from error
     except Diverged as error:
         before = (
             f"the last checkpoint is of step {checkpoints.saved_steps}" if checkpoints.saved_steps else "none is saved"
@@ -130,6 +118,8 @@ def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
     )
     data, trainer = cli.datamodule, cli.trainer
     assert isinstance(data, FuRLDataModule)
+    settings = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    cli.model.settings = {part: settings[part] for part in ("model", "data")}
     if trainer.num_devices != 1:
         raise ValueError("trainer.devices must be 1: a population trains on one device; split it into several runs")
     data.run_folder = folder.path
@@ -207,40 +197,6 @@ def _name_of(argv: list[str]) -> str:
     configs = [argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"]
     configs += [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
     return "-".join(Path(config).stem for config in configs) or "furl"
-
-
-def _one_line(error: BaseException) -> str:
-    """An error as one line, with the nearest valid choice for one that does not exist."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    unknown = (
-        re.search(r"(?:Key|Group key|Option) '([\w.]+)' is not expected", text)
-        or re.search(r"[Uu]nrecognized arguments?: -*([\w.]+)", text)
-        or re.search(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>[\w.]+)'", text)
-    )
-    if unknown:
-        key = ".".join(unknown.groups())
-        return f"unknown option '{key}'; the nearest is '{_nearest(key, _options())}'"
-    choice = re.search(r"""Parser key "([\w.]+)": Expected a typing.Literal\[(.*)\]\. Got value: (.*)""", text)
-    if choice:
-        key, values, given = choice.group(1), re.findall(r"'([^']*)'", choice.group(2)), choice.group(3)
-        near = _nearest(given, values)
-        return f"{key} must be {' or '.join(values)}, not '{given}'; the nearest is '{near}'"
-    kind = re.search(r"""Parser key "([\w.]+)": Expected a <class '(\w+)'>\. Got value: (.*)""", text)
-    if kind:
-        wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-            kind.group(2), kind.group(2)
-        )
-        return f"{kind.group(1)} must be {wanted}, not '{kind.group(3)}'"
-    backbone = re.search(r"""Parser key "model.vlm".*Expected a dot import path string: (\S+)""", text)
-    if backbone:
-        classes = {name: getattr(vlm, name) for name in vlm.__all__ if name != "VLM"}
-        names = [name for name, value in classes.items() if issubclass(value, vlm.VLM)]
-        return f"unknown VLM '{backbone.group(1)}'; the nearest is '{_nearest(backbone.group(1), names)}'"
-    return text
-
-
-def _nearest(given: str, known: Sequence[str]) -> str:
-    return difflib.get_close_matches(given, known, n=1, cutoff=0.0)[0]
 
 
 def _options() -> list[str]:
