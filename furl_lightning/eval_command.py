@@ -14,7 +14,7 @@ from torch import Tensor
 from furl_lightning.bad_input import BadInput, answer, names, parse, parser
 from furl_lightning.evaluation import Evaluator
 from furl_lightning.film import Studio, pictures, strip, write_video
-from furl_lightning.intervals import mean, stratified_bootstrap, wilson
+from furl_lightning.intervals import stratified_bootstrap, task_mean, wilson
 from furl_lightning.policy import DeterministicPolicy, SomeAgents
 from furl_lightning.tasks import EPISODE_STEPS, UnknownTask
 from furl_lightning.trained import Trained, load
@@ -82,7 +82,7 @@ def measure(trained: Trained, rows: Sequence[int], episodes: int, num_workers: i
     agents = [trained.agents[row] for row in rows]
     evaluator = Evaluator(agents, trained.data.settings, num_workers, trained.data.reward_kind)
     try:
-        policy = SomeAgents(DeterministicPolicy(trained.module.vlm_agent), rows, len(trained.agents))
+        policy = SomeAgents(DeterministicPolicy(trained.module.evaluated_agent), rows, len(trained.agents))
         return evaluator.episodes(policy, episodes)
     finally:
         evaluator.close()
@@ -117,7 +117,7 @@ def _pooled(results: dict[str, Tensor], tasks: Sequence[Sequence[int]]) -> dict[
     for name, values in results.items():
         pooled[name] = float(values[places].mean())
         if name == "return":
-            pooled["return_95"] = stratified_bootstrap([values[list(task)].flatten().numpy() for task in tasks], mean)
+            pooled["return_95"] = stratified_bootstrap([values[list(task)].flatten().numpy() for task in tasks], task_mean)
         else:
             pooled[f"{name}_95"] = wilson(int(values[places].sum()), pooled["episodes"])
     return pooled

@@ -70,7 +70,7 @@ class Studio:
 
     def film(self, row: int, drawn: Container[int]) -> Film:
         """Play an agent's episode and keep the frames after the given numbers of steps; the same one every time."""
-        policy = SomeAgents(DeterministicPolicy(self.module.vlm_agent), [row], len(self.agents))
+        policy = SomeAgents(DeterministicPolicy(self.module.evaluated_agent), [row], len(self.agents))
 
         def act(step: int, observation: np.ndarray) -> np.ndarray:
             seen = TensorDict({"observation": torch.from_numpy(np.float32(observation))[None]}, [1])

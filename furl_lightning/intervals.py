@@ -21,34 +21,39 @@ def wilson(successes: int, number: int) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def interquartile_mean(scores: np.ndarray) -> np.ndarray:
-    """Mean of the middle half of the last axis; as rliable, a quarter of the count, rounded down, is cut at each end."""
-    ordered = np.sort(scores, axis=-1)
-    number = scores.shape[-1]
+Strata = Sequence[np.ndarray]
+"""Each task's values along the last axis; tasks may have different numbers of them."""
+
+
+def task_mean(strata: Strata) -> np.ndarray:
+    """Mean over tasks of the mean of each: [...] from one [..., N] a task."""
+    out: np.ndarray = np.mean([values.mean(-1) for values in strata], 0)
+    return out
+
+
+def interquartile_mean(strata: Strata) -> np.ndarray:
+    """Mean of the middle half of all tasks' values together: [...] from one [..., N] a task.
+
+    As rliable has it: a quarter of the count, rounded down, is cut at each end.
+    """
+    ordered = np.sort(np.concatenate(strata, -1), axis=-1)
+    number = ordered.shape[-1]
     cut = int(0.25 * number)
-    mean: np.ndarray = ordered[..., cut : number - cut].mean(-1)
-    return mean
-
-
-def mean(scores: np.ndarray) -> np.ndarray:
-    """Mean of the last axis."""
-    out: np.ndarray = scores.mean(-1)
+    out: np.ndarray = ordered[..., cut : number - cut].mean(-1)
     return out
 
 
 def stratified_bootstrap(
-    strata: Sequence[np.ndarray],
-    statistic: Callable[[np.ndarray], np.ndarray],
-    resamples: int = 20_000,
-    seed: int = 0,
+    strata: Strata, statistic: Callable[[Strata], np.ndarray], resamples: int = 20_000, seed: int = 0
 ) -> Interval | None:
-    """Percentile interval of a statistic over all strata's values (Agarwal et al. 2021, as in rliable).
+    """Percentile interval of a statistic over tasks (Agarwal et al. 2021, as in rliable).
 
-    None where no stratum has two values: there is nothing to draw anew from.
+    Each resample draws each task's values anew, with replacement. None where no task has two values:
+    there is nothing to draw anew from.
 
     Args:
-        strata: each task's values; a resample draws each task's anew, with replacement.
-        statistic: takes [..., N], all tasks' values side by side, to [...].
+        strata: each task's values, [N].
+        statistic: of the values of all tasks.
         resamples: how many.
         seed: of the resampling, so that a report is the same whenever it is made.
     """
@@ -56,5 +61,5 @@ def stratified_bootstrap(
         return None
     random = np.random.default_rng(seed)
     drawn = [values[random.integers(len(values), size=(resamples, len(values)))] for values in strata]
-    low, high = np.percentile(statistic(np.concatenate(drawn, 1)), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    low, high = np.percentile(statistic(drawn), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)

@@ -108,6 +108,11 @@ class FuRLModule(LightningModule):
             part.reset_parameters(generators)
         self.relay = Relay(num, self.relay_turns, self.relay_threshold)
 
+    @property
+    def evaluated_agent(self) -> SAC:
+        """The agents that are judged."""
+        return self.vlm_agent
+
     def on_train_start(self) -> None:
         """A resumed run learns at the rate that it is given, not at the checkpoint's."""
         data: FuRLDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
