@@ -82,10 +82,6 @@ class Method:
             [stratified_bootstrap(at, task_mean, CURVE_RESAMPLES) for at in scores],
         )
 
-    def steps(self) -> list[int]:
-        """Environment steps of each run's last evaluation."""
-        return [max((s for e in run.success.values() for s in e), default=0) for run in self.runs]
-
 
 @dataclass
 class Aggregate:
@@ -161,7 +157,7 @@ def missing(methods: Sequence[Method], tasks: Sequence[str]) -> list[str]:
         for run in found.runs:
             if run.state != "finished":
                 told.append(f"{run.folder} ({found.name}, {found.goal} goals) is {run.state}")
-            if not any(run.success.values()):
+            if not run.evaluated:
                 told.append(f"{run.folder} ({found.name}, {found.goal} goals) has no evaluation yet")
     for goal in dict.fromkeys(found.goal for found in methods):
         rivals = [found for found in methods if found.goal == goal]
@@ -174,7 +170,7 @@ def missing(methods: Sequence[Method], tasks: Sequence[str]) -> list[str]:
         if len({len(own) for own in seeds.values()}) > 1:
             counts = ", ".join(f"{name} {len(own)}" for name, own in seeds.items())
             told.append(f"{goal} goals: methods have different numbers of seeds: {counts}")
-        last = {steps for found in rivals for steps in found.steps()}
+        last = {run.evaluated for found in rivals for run in found.runs}
         if len(last) > 1:
             told.append(
                 f"{goal} goals: last evaluations were made after different numbers of steps, "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from furl_lightning.bad_input import BadInput, answer, names, parse, parser
 from furl_lightning.html_page import Page
@@ -269,7 +270,7 @@ def draw_curves(methods: Sequence[Method], tasks: Sequence[str]) -> bytes:
         axis.set_title(title, fontsize=10)
         axis.set_ylim(-0.03, 1.03)
         axis.grid(alpha=0.3)
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: f"{steps / 1000:g}k" if steps else "0"))
     for axis in axes[len(panels) :]:
         axis.axis("off")
     figure.supxlabel("environment steps per agent", fontsize=10)

@@ -47,9 +47,14 @@ class Run:
         return int(self.settings["data"]["env_steps"])
 
     @property
+    def evaluated(self) -> int:
+        """Environment steps of the newest evaluation, 0 where there is none."""
+        return max((steps for found in self.success.values() for steps in found), default=0)
+
+    @property
     def state(self) -> str:
         """In words."""
-        if self.reached >= self.length:
+        if self.evaluated >= self.length:
             return "finished"
         return f"{'running' if self.running else 'stopped'} at {self.reached:,} of {self.length:,} steps"
 
