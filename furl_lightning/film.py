@@ -96,7 +96,7 @@ def strip(film: Film, count: int = 8) -> np.ndarray:
     episode = film.episode
     chosen = np.unique(np.linspace(0, len(episode.step) - 1, count).round().astype(int))
     side = episode.frames.shape[1]
-    sheet = Image.new("RGB", (len(chosen) * (side + 4) - 4, side + 58), (24, 24, 28))
+    sheet = Image.new("RGB", (len(chosen) * (side + 4) - 4, side + 62), (24, 24, 28))
     draw = ImageDraw.Draw(sheet)
     draw.text((6, 3), f"{film.agent}: {film.instruction}", WHITE, _font(15))
     for place, i in enumerate(chosen):

@@ -29,6 +29,7 @@ from furl_lightning.module import Diverged, FuRLModule, OtherRun
 from furl_lightning.progress import Progress
 from furl_lightning.rendering import NoGL, gl_context
 from furl_lightning.run_folder import FolderRefused, RunFolder
+from furl_lightning.tensorboard_pages import TensorBoardPages
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
@@ -53,6 +54,7 @@ class FitCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Resume: 'last', or a checkpoint of the run."
         )
+        parser.add_argument("--pictures", type=bool, default=True, help="Film strips in TensorBoard at evaluations.")
         parser.set_defaults({"model.vlm": {"class_path": "furl_lightning.vlm.Embedded"}})
 
 
@@ -137,7 +139,8 @@ def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
             )
     if data.settings.render is not None:
         gl_context()
-    trainer.callbacks.extend([Evaluation(), Checkpoints(folder.checkpoints)])  # type: ignore[attr-defined]
+    pages = TensorBoardPages(cli.config["pictures"])
+    trainer.callbacks.extend([Evaluation(), pages, Checkpoints(folder.checkpoints)])  # type: ignore[attr-defined]
     if cli.config["trainer"]["enable_progress_bar"] is not False:
         trainer.callbacks[:] = [c for c in trainer.callbacks if "ProgressBar" not in type(c).__name__]  # type: ignore[attr-defined]
         trainer.callbacks.append(Progress())  # type: ignore[attr-defined]
@@ -201,7 +204,7 @@ def _name_of(argv: list[str]) -> str:
 
 def _options() -> list[str]:
     owners = {"model": FuRLModule, "data": FuRLDataModule, "trainer": Trainer}
-    return ["name", "runs", "ckpt_path", "config"] + [
+    return ["name", "runs", "ckpt_path", "pictures", "config"] + [
         f"{prefix}.{parameter}"
         for prefix, owner in owners.items()
         for parameter in list(inspect.signature(owner.__init__).parameters)[1:]  # type: ignore[misc]

@@ -46,7 +46,7 @@ def run(tmp_path: Path, tiny_clip: Path) -> Run:
     def _run(name: str, *flags: str, **settings: Any) -> dict[str, Any]:
         vlm = {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
         values = {**SMALL, **vlm, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
-        argv = [*flags, "--runs", str(tmp_path), "--name", name]
+        argv = ["--pictures", "false", *flags, "--runs", str(tmp_path), "--name", name]
         for key, value in values.items():
             argv += [f"--{key}", value]
         status = fit([*argv, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"])
