@@ -37,9 +37,14 @@ def _evaluate(argv: list[str]) -> int:
     flags = parser("furl-eval", "Evaluate the deterministic VLM agents of a checkpoint of furl-fit.")
     flags.add_argument("--ckpt_path", type=str, required=True, help="A checkpoint, or a run's folder for its last.")
     flags.add_argument(
-        "--protocol", type=Protocol, default="paper", help="paper: 1 episode with fixed, 10 with random goals; full: 50."
+        "--protocol",
+        type=Protocol,
+        default="paper",
+        help="paper: 1 episode with fixed, 10 with random goals; full: 50.",
     )
-    flags.add_argument("--episodes", type=int | None, default=None, help="Episodes an agent, in place of the protocol's.")
+    flags.add_argument(
+        "--episodes", type=int | None, default=None, help="Episodes an agent, in place of the protocol's."
+    )
     flags.add_argument("--task", nargs="+", type=str, default=None, help="Tasks to evaluate (default: the run's).")
     flags.add_argument("--video", action="store_true", help="Film one episode of each task, with the rewards drawn in.")
     flags.add_argument("--vlm", type=VLM | None, default=None, help="The run's VLM, where it lies elsewhere here.")
@@ -117,7 +122,9 @@ def _pooled(results: dict[str, Tensor], tasks: Sequence[Sequence[int]]) -> dict[
     for name, values in results.items():
         pooled[name] = float(values[places].mean())
         if name == "return":
-            pooled["return_95"] = stratified_bootstrap([values[list(task)].flatten().numpy() for task in tasks], task_mean)
+            pooled["return_95"] = stratified_bootstrap(
+                [values[list(task)].flatten().numpy() for task in tasks], task_mean
+            )
         else:
             pooled[f"{name}_95"] = wilson(int(values[places].sum()), pooled["episodes"])
     return pooled
@@ -138,7 +145,9 @@ def table(report: dict[str, Any]) -> str:
         )
         interval = row["return_95"]
         spread = f" ({interval[0]:.0f} to {interval[1]:.0f})" if interval else ""
-        lines.append(f"{task:<{width}}  {row['episodes']:8d}  {success:>20}  {success_any:>19}  {row['return']:.1f}{spread}")
+        lines.append(
+            f"{task:<{width}}  {row['episodes']:8d}  {success:>20}  {success_any:>19}  {row['return']:.1f}{spread}"
+        )
     lines.append(f"in brackets {report['intervals']}")
     return "\n".join(lines)
 
@@ -158,4 +167,3 @@ def film(trained: Trained, rows: Sequence[int], folder: Path) -> list[Path]:
         Image.fromarray(strip(shot)).save(name.with_suffix(".png"))
         written.append(name.with_suffix(".png"))
     return written
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,9 @@ def _oracle(argv: list[str]) -> int:
     flags = parser("furl-oracle", "Play Meta-World's scripted experts: video, film strip, goal image and npz of each.")
     flags.add_argument("--tasks", nargs="+", type=str, default=["mt10"], help="Tasks or sets of them.")
     flags.add_argument("--seeds", type=list[int], default=[0], help="Of the placements.")
-    flags.add_argument("--goal", type=GoalMode, default="fixed", help="As in furl-fit; a seed's first placement is played.")
+    flags.add_argument(
+        "--goal", type=GoalMode, default="fixed", help="As in furl-fit; a seed's first placement is played."
+    )
     flags.add_argument("--render", type=RenderQuality, default="fast", help="As in furl-fit.")
     flags.add_argument("--out", type=str, default="oracle", help="Folder for the files.")
     given = parse(flags, argv)
@@ -58,9 +59,12 @@ def demonstrate(agent: Agent, goal: GoalMode, render: RenderQuality = "fast") ->
     """An expert's episode, every step of it, until a little after its first success."""
     simulator = Simulator(agent.task, agent.seed, goal, render, show_goal=True)
     expert = Expert(agent.task)
+
+    def act(step: int, observation: np.ndarray) -> np.ndarray:
+        return expert.action(observation.astype(np.float32))  # as agents see it, and as the goal image's expert does
+
     try:
-        drawn = range(EPISODE_STEPS + 1)
-        return play(simulator, lambda _, observation: expert.action(observation), drawn, EPISODE_STEPS, AFTER_SUCCESS)
+        return play(simulator, act, range(EPISODE_STEPS + 1), EPISODE_STEPS, AFTER_SUCCESS)
     finally:
         simulator.close()
 
@@ -74,5 +78,12 @@ def write(out: Path, agent: Agent, goal: GoalMode, episode: Episode) -> None:
     first = episode.first_success()
     if first is not None:
         Image.fromarray(episode.frames[first]).save(out / f"{name}-goal.png")
-    told = {"task": agent.task, "instruction": INSTRUCTIONS[agent.task], "seed": agent.seed, "goal_mode": goal}
-    np.savez_compressed(out / f"{name}.npz", allow_pickle=False, **asdict(episode), **told)
+    np.savez_compressed(
+        out / f"{name}.npz",
+        allow_pickle=False,
+        task=agent.task,
+        instruction=INSTRUCTIONS[agent.task],
+        seed=agent.seed,
+        goal_mode=goal,
+        **vars(episode),
+    )

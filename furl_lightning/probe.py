@@ -80,7 +80,9 @@ COLUMNS = {
 """What is measured, and how to read it."""
 
 
-def figures(experts: Sequence[Measured], others: Sequence[Measured], rewards: dict[int, np.ndarray]) -> dict[str, float]:
+def figures(
+    experts: Sequence[Measured], others: Sequence[Measured], rewards: dict[int, np.ndarray]
+) -> dict[str, float]:
     """One task's figures for a reward.
 
     Args:

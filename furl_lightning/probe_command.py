@@ -28,7 +28,13 @@ from furl_lightning.trained import Trained, load
 from furl_lightning.vlm import VLM, Embedded
 
 MANNERS: tuple[Manner, ...] = ("expert", "noisy", "interrupted", "halted", "random")
-COLOURS = {"expert": "tab:blue", "noisy": "tab:cyan", "interrupted": "tab:green", "halted": "tab:orange", "random": "tab:red"}
+COLOURS = {
+    "expert": "tab:blue",
+    "noisy": "tab:cyan",
+    "interrupted": "tab:green",
+    "halted": "tab:orange",
+    "random": "tab:red",
+}
 EVERY = 2
 """Environment steps between frames; the embedded model's card uses the same."""
 
@@ -135,7 +141,15 @@ def _play(wanted: tuple[Agent, Manner, SimulatorSettings]) -> Episode:
     torch.set_num_threads(1)
     agent, manner, settings = wanted
     return record(
-        agent.task, agent.seed, settings.goal, manner, EVERY, None, settings.render or "fast", settings.mirror, settings.bgr
+        agent.task,
+        agent.seed,
+        settings.goal,
+        manner,
+        EVERY,
+        None,
+        settings.render or "fast",
+        settings.mirror,
+        settings.bgr,
     )
 
 
@@ -181,7 +195,8 @@ def _draw(
 ) -> bytes:
     """Reward against time for every episode, under frames of the first expert's."""
     figure = Figure(figsize=(10, 5.6), dpi=100, layout="constrained")
-    frames, curves = figure.subfigures(2, 1, height_ratios=[1.7, 3.9])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.7, 3.9])
+    frames, curves = parts
     (first, _), expert = next(iter(measured.items()))
     task = first.task
     count = 6
@@ -201,7 +216,9 @@ def _draw(
             )  # fmt: skip
             told.add(manner)
             if m.success is not None:
-                axis.plot(m.episode.step[m.success], by_id[id(m)][m.success], "*", color=COLOURS[manner], ms=11, mec="k")
+                axis.plot(
+                    m.episode.step[m.success], by_id[id(m)][m.success], "*", color=COLOURS[manner], ms=11, mec="k"
+                )
         told_in_figures = tables[kind][task]
         axis.set_title(
             f"{kind}: rank correlation {told_in_figures['correlation']:.2f}, "

@@ -43,8 +43,8 @@ ABOUT_AGGREGATE = (
     "anew within each task (the definitions of rliable, Agarwal et al. 2021)."
 )
 ABOUT_CURVES = (
-    "Mean success over seeds at the evaluations that all of them have; band: 95 % percentile bootstrap over seeds; thin: "
-    "each seed. The last panel is the mean over tasks."
+    "Mean success over seeds at the evaluations that all of them have; band: 95 % percentile bootstrap over seeds; "
+    "thin: each seed. With several tasks the last panel is the mean over tasks."
 )
 ABOUT_EFFICIENCY = "Environment steps per agent at the first evaluation whose mean over seeds is at least so high."
 

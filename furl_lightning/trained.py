@@ -115,7 +115,9 @@ def _written_beside(path: Path) -> dict[str, Any]:
         written = yaml.safe_load(config.read_text())
         return {part: written[part] for part in ("model", "data")}
     except (OSError, yaml.YAMLError, TypeError, KeyError):
-        raise BadInput(f"{path} does not hold its run's settings, nor does {config}: it is of another version") from None
+        raise BadInput(
+            f"{path} does not hold its run's settings, nor does {config}: it is of another version"
+        ) from None
 
 
 def _other_version(path: Path, saved: dict[str, Any], difference: str) -> BadInput:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from embedded_vlm_captions import NUM_STAGES, find_scale, stage_captions, stages
-from furl_lightning.episodes import Episode, record
 from torch import Tensor
 
+from furl_lightning.episodes import Episode, record
 from furl_lightning.probe import Measured
 from furl_lightning.simulator import GoalMode
 from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS

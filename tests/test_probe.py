@@ -60,11 +60,15 @@ def test_with_a_checkpoint(run: Run, tmp_path: Path, tiny_clip: Path) -> None:
     table = rows(out / "probe.csv")
     assert set(table) == {("zero-shot", "drawer-close"), ("aligned", "drawer-close")}
     vlm = CLIP(str(tiny_clip))
-    expert = Measured(vlm, "drawer-close", record("drawer-close", 0, "fixed", "expert", 2), vlm.encode_texts(["shut it"]))
+    expert = Measured(
+        vlm, "drawer-close", record("drawer-close", 0, "fixed", "expert", 2), vlm.encode_texts(["shut it"])
+    )
     assert float(table["zero-shot", "drawer-close"]["correlation"]) == pytest.approx(expert.correlation(), abs=1e-6)
     trained = load(checkpoint)
     aligned = trained.module.frame_reward(0, torch.from_numpy(expert.episode.frames)).numpy()
-    assert float(table["aligned", "drawer-close"]["correlation"]) == pytest.approx(expert.correlation(aligned), abs=1e-6)
+    assert float(table["aligned", "drawer-close"]["correlation"]) == pytest.approx(
+        expert.correlation(aligned), abs=1e-6
+    )
     page = (out / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 1 and "http" not in page
     with Image.open(out / "drawer-close.png") as picture:

@@ -23,7 +23,12 @@ from furl_lightning.run_metrics import labels, method, read
 
 from .conftest import Run
 
-MODEL: dict[str, Any] = {"vlm": {"class_path": "furl_lightning.vlm.Embedded"}, "lr": 1e-4, "rho": 0.05, "log_every": 500}
+MODEL: dict[str, Any] = {
+    "vlm": {"class_path": "furl_lightning.vlm.Embedded"},
+    "lr": 1e-4,
+    "rho": 0.05,
+    "log_every": 500,
+}
 DATA: dict[str, Any] = {
     "goal": "fixed", "goal_image": True, "reward": "sparse", "env_steps": 2000, "eval_every": 1000,
 }  # fmt: skip
@@ -69,9 +74,9 @@ def from_metrics(folders: list[Path]) -> dict[str, list[float]]:
                 if len(parts) == 4:
                     several.add(f"{folder.name}/{parts[2]}")
         last.update({key: value for key, value in own.items() if key not in several})
-    found = defaultdict(list)
-    for key, value in last.items():
-        found[key.split("/")[1]].append(value)
+    found: dict[str, list[float]] = defaultdict(list)
+    for key, rate in last.items():
+        found[key.split("/")[1]].append(rate)
     return found
 
 
@@ -108,7 +113,9 @@ def test_table_equals_what_the_metrics_files_say(tmp_path: Path, capsys: pytest.
 
 def test_curves_and_steps_to_a_level(tmp_path: Path) -> None:
     """The first evaluation whose mean over seeds is high enough, and curves only where all seeds are."""
-    run = write_run(tmp_path / "a", ["reach"], [0, 1], lambda _, seed, step: min(1.0, step / 4000 + seed / 2), (1000, 2000, 3000))
+    run = write_run(
+        tmp_path / "a", ["reach"], [0, 1], lambda _, seed, step: min(1.0, step / 4000 + seed / 2), (1000, 2000, 3000)
+    )
     late = write_run(tmp_path / "b", ["reach"], [2], lambda *_: 1.0, (2000, 3000))
     assert report([str(run), str(late), "--out", str(tmp_path / "out")]) == 0
     curve = [row for row in rows(tmp_path / "out/curves.csv") if row["task"] == "reach"]
@@ -175,8 +182,8 @@ def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ([str(tmp_path / "nowhere"), *out], "there is no folder"),
         ([str(tmp_path / "full"), *out], "no run of furl-fit: it has no config.yaml"),
         ([str(none), *out], f"no evaluation in {none} yet"),
-        ([str(one), str(two), *out], "mixed populations (fixed goals): FuRL has reach, push; SAC has reach; compare what "
-         "they share with --tasks reach"),
+        ([str(one), str(two), *out], "mixed populations (fixed goals): FuRL has reach, push; SAC has reach; compare "
+         "what they share with --tasks reach"),
         ([str(one), str(copy), *out], "both have reach/0 of FuRL (fixed goals)"),
         ([str(one), "--tasks", "window-open", *out], "FuRL has no window-open"),
         ([str(one), "--tasks", "reech", *out], "unknown task 'reech'; the nearest is 'reach'"),
