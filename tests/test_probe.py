@@ -75,15 +75,14 @@ def test_with_a_checkpoint(run: Run, tmp_path: Path, tiny_clip: Path) -> None:
         assert np.asarray(picture.convert("L")).std() > 5
 
 
-def test_frames_of_success_have_the_instruction(tmp_path: Path) -> None:
-    """An expert's way with the embedded model: the figures of :class:`Measured` hold together."""
+def test_first_success_is_always_drawn() -> None:
+    """Whether its step is due or not."""
     vlm = Embedded()
     episode = record("drawer-close", 0, "fixed", "expert", 4)
     measured = Measured(vlm, "drawer-close", episode, vlm.encode_texts([INSTRUCTIONS["drawer-close"]]))
     assert measured.success is not None and episode.success[measured.success]
     assert not episode.success[: measured.success].any()
-    assert episode.step[measured.success] == 78  # the first success is drawn whether its step is due or not
-    assert np.isnan(episode.action[-1]).all() and np.isfinite(episode.action[:-1]).all()
+    assert episode.step[measured.success] == 78 and np.isfinite(episode.action).all()
 
 
 def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
