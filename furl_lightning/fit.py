@@ -38,6 +38,21 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+HONOURED = {
+    *("accelerator", "devices", "precision", "logger", "callbacks", "enable_progress_bar", "max_time"),
+    *("profiler", "deterministic", "benchmark", "detect_anomaly", "plugins"),
+}
+"""Lightning's options that reach something in this loop; another one that is set is refused."""
+INSTEAD = {
+    **dict.fromkeys(["max_steps", "max_epochs", "min_steps", "min_epochs"], "the run's length is data.env_steps"),
+    "limit_train_batches": "the run's length is data.env_steps",
+    "fast_dev_run": "for a short run set data.env_steps",
+    "log_every_n_steps": "set model.log_every, in environment steps",
+    "enable_checkpointing": "checkpoints are always written, every data.save_every steps",
+    "default_root_dir": "the folder is --runs and --name",
+    "num_nodes": "a population trains on one device",
+    "strategy": "a population trains on one device",
+}
 
 
 class FitCLI(LightningCLI):
@@ -120,6 +135,7 @@ def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
     )
     data, trainer = cli.datamodule, cli.trainer
     assert isinstance(data, FuRLDataModule)
+    _refuse_without_effect(cli)
     settings = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
     cli.model.settings = {part: settings[part] for part in ("model", "data")}
     if trainer.num_devices != 1:
@@ -151,6 +167,16 @@ def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
             MetricsCSV(folder.metrics, resumed_steps),
         ]
     return folder, checkpoint, cli
+
+
+def _refuse_without_effect(cli: FitCLI) -> None:
+    """Lightning has options for loops that are not ours; silence would be worse than a refusal."""
+    defaults = cli.parser.get_defaults()
+    for name, value in cli.config["trainer"].items():
+        if value != defaults["trainer"][name] and name not in HONOURED:
+            raise ValueError(f"trainer.{name} has no effect here; leave it out ({INSTEAD.get(name, 'see --help')})")
+    if cli.config["seed_everything"] not in (False, None):
+        raise ValueError("seed_everything has no effect here: each agent is seeded by its own; give --data.seeds")
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:
@@ -216,6 +242,7 @@ def _quiet() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -32,6 +32,7 @@ class FuRLModule(LightningModule):
         lr: Adam's learning rate of actor, critics, temperature and heads.
         gamma: discount factor.
         tau: share of the new critic in the target copy after each update.
+        init_alpha: temperature of both agents at the beginning.
         rho: weight of the VLM reward beside the task's.
         head_hidden: hidden size of the projection heads.
         head_width: output size of the projection heads.
@@ -50,6 +51,7 @@ class FuRLModule(LightningModule):
         lr: float = 1e-4,
         gamma: float = 0.99,
         tau: float = 0.01,
+        init_alpha: float = 1.0,
         rho: float = 0.05,
         head_hidden: int = 256,
         head_width: int = 64,
@@ -63,7 +65,9 @@ class FuRLModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = True
-        for name, value in dict(lr=lr, head_hidden=head_hidden, head_width=head_width, log_every=log_every).items():
+        for name, value in dict(
+            lr=lr, init_alpha=init_alpha, head_hidden=head_hidden, head_width=head_width, log_every=log_every
+        ).items():
             if value <= 0:
                 raise ValueError(f"model.{name} must be above 0, not {value}")
         for name, value in dict(gamma=gamma, tau=tau).items():
@@ -75,6 +79,7 @@ class FuRLModule(LightningModule):
             raise ValueError(f"model.relay_turns must be at least one step each, not {list(relay_turns)}")
         self.vlm = vlm
         self.hidden, self.lr, self.gamma, self.tau, self.rho = tuple(hidden), lr, gamma, tau, rho
+        self.init_alpha = init_alpha
         self.head_hidden, self.head_width = head_hidden, head_width
         self.margin, self.l2_margin = margin, l2_margin
         self.relay_turns, self.relay_threshold = tuple(relay_turns), relay_threshold
@@ -100,8 +105,8 @@ class FuRLModule(LightningModule):
         """Make the networks for a population, initialised from one generator an agent."""
         self.agents = list(agents)
         num = len(self.agents)
-        self.vlm_agent = SAC(num, OBS_DIM, ACTION_DIM, self.hidden, self.gamma, self.tau)
-        self.sac_agent = SAC(num, OBS_DIM, ACTION_DIM, self.hidden, self.gamma, self.tau)
+        self.vlm_agent = SAC(num, OBS_DIM, ACTION_DIM, self.hidden, self.gamma, self.tau, init_alpha=self.init_alpha)
+        self.sac_agent = SAC(num, OBS_DIM, ACTION_DIM, self.hidden, self.gamma, self.tau, init_alpha=self.init_alpha)
         text = self.vlm.encode_texts(list(instructions)).cpu()
         self.reward = AlignedReward(text, self.head_hidden, self.head_width, self.margin, self.l2_margin)
         for part in (self.vlm_agent, self.sac_agent, self.reward):

@@ -7,6 +7,7 @@ Shapes: A agents, B batch entries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -61,6 +62,7 @@ class SAC(nn.Module):
         tau: share of the new critic in the target copy after each update.
         target_entropy: in nats; None takes -action_dim / 2, the published code's choice.
         min_std: least deviation of the actor before the tanh.
+        init_alpha: the temperature at the beginning.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class SAC(nn.Module):
         tau: float = 0.01,
         target_entropy: float | None = None,
         min_std: float = MIN_STD,
+        init_alpha: float = 1.0,
     ) -> None:
         super().__init__()
         self.gamma, self.tau = gamma, tau
@@ -80,7 +83,7 @@ class SAC(nn.Module):
         self.actor = Actor(num_agents, obs_dim, action_dim, hidden, min_std)
         self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden)
         self.target_critic = TwinCritic(num_agents, obs_dim, action_dim, hidden).requires_grad_(False)
-        self.log_alpha = nn.Parameter(torch.zeros(num_agents))
+        self.log_alpha = nn.Parameter(torch.full((num_agents,), math.log(init_alpha)))
 
     def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
         """Fresh networks, each agent's from its own generator; the target equals the critic."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from furl_lightning.fit import fit
+from furl_lightning.rendering import close_gl
 
 from .tiny_clip import make_tiny_clip
 
@@ -31,6 +32,13 @@ SMALL = {
 }
 
 Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gl() -> Iterator[None]:
+    """Free OpenGL's context before Python takes its modules apart."""
+    yield
+    close_gl()
 
 
 @pytest.fixture(scope="session")
