@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from furl_lightning.data import FuRLDataModule
@@ -39,9 +40,19 @@ class Evaluator:
         self._start = self.env.fleet.random_states()
 
     def evaluate(
-        self, policy: DeterministicPolicy, episodes: int, stop: Callable[[], bool] = lambda: False
+        self, policy: TensorDictModuleBase, episodes: int, stop: Callable[[], bool] = lambda: False
     ) -> dict[str, Tensor] | None:
         """Means over the episodes, each [A]: success (last step), success_any (any step), return.
+
+        None if ``stop``, asked before each episode, says so.
+        """
+        results = self.episodes(policy, episodes, stop)
+        return results and {name: values.mean(1) for name, values in results.items()}
+
+    def episodes(
+        self, policy: TensorDictModuleBase, episodes: int, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Tensor] | None:
+        """Every episode's results, each [A, episodes]: success (last step), success_any (any step), return.
 
         None if ``stop``, asked before each episode, says so.
         """
@@ -55,7 +66,7 @@ class Evaluator:
             results["success"].append(success[:, -1].float())
             results["success_any"].append(success.any(1).float())
             results["return"].append(episode["reward"].sum((1, 2)))
-        return {name: torch.stack(values).mean(0) for name, values in results.items()}
+        return {name: torch.stack(values, 1) for name, values in results.items()}
 
     def close(self) -> None:
         """End its workers."""

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from furl_lightning import __version__
 from furl_lightning.alignment import AlignedReward
 from furl_lightning.data import Batch, Episode, FuRLDataModule, Iteration
 from furl_lightning.optim import PopulationAdam
@@ -84,6 +85,8 @@ class FuRLModule(LightningModule):
         self.relay_turns, self.relay_threshold = tuple(relay_turns), relay_threshold
         self.sac_noise, self.log_every = sac_noise, log_every
         self.agents: list[Agent] = []
+        self.settings: dict[str, Any] | None = None
+        """The arguments that this module and its data module were made with, by ``model`` and ``data``; plain types."""
         self._measured: dict[str, Tensor] = {}
         self._update_seconds = 0.0
         self._logged = (0, perf_counter())
@@ -109,6 +112,11 @@ class FuRLModule(LightningModule):
         for part in (self.vlm_agent, self.sac_agent, self.reward):
             part.reset_parameters(generators)
         self.relay = Relay(num, self.relay_turns, self.relay_threshold)
+
+    @property
+    def evaluated_agent(self) -> SAC:
+        """The agents that are judged."""
+        return self.vlm_agent
 
     def on_train_start(self) -> None:
         """A resumed run learns at the rate that it is given, not at the checkpoint's."""
@@ -246,6 +254,16 @@ class FuRLModule(LightningModule):
         assert isinstance(optimizers, list)
         return optimizers  # type: ignore[return-value]
 
+    def frame_reward(self, agent: int, frames: Tensor) -> Tensor:
+        """The VLM reward of one agent's frames, uint8 [T, H, W, 3], by the heads of the moment: [T] on the CPU."""
+        return self.embedding_reward(agent, self.vlm.encode_images(frames))
+
+    @torch.no_grad()
+    def embedding_reward(self, agent: int, embedding: Tensor) -> Tensor:
+        """The same for frames that are embedded already, [T, D]."""
+        device = self.reward.text_embedding.device
+        return self.reward(embedding.to(device)[None], torch.tensor([agent], device=device))[0].cpu()
+
     # -- logging
 
     def _log_episode(self, episode: Episode, env_steps: int) -> None:
@@ -306,6 +324,7 @@ class FuRLModule(LightningModule):
         """Add the relay and what the run is; drop Lightning's loop counters, for we count environment steps."""
         checkpoint["relay"] = self.relay.state_dict()
         checkpoint["identity"] = self.identity(self.trainer.datamodule)  # type: ignore[attr-defined]
+        checkpoint["version"], checkpoint["settings"] = __version__, self.settings
         checkpoint.pop("loops", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -84,4 +86,30 @@ class DeterministicPolicy(TensorDictModuleBase):
         (agent,) = self._agent
         observation = tensordict["observation"][:, None].to(agent.log_alpha.device)
         tensordict["action"] = agent.actor.deterministic(observation)[:, 0].cpu()
+        return tensordict
+
+
+class SomeAgents(TensorDictModuleBase):
+    """A population's policy for K of its A agents: reads and writes their rows [K, ...].
+
+    Args:
+        policy: of all A agents.
+        rows: the K agents' places in the population.
+        num_agents: A.
+    """
+
+    in_keys = ["observation"]
+    out_keys = ["action"]
+
+    def __init__(self, policy: TensorDictModuleBase, rows: Sequence[int], num_agents: int) -> None:
+        super().__init__()
+        self._policy = (policy,)
+        self._rows = torch.tensor(rows)
+        self._source = torch.zeros(num_agents, dtype=torch.int64)  # the other agents see the first row
+        self._source[self._rows] = torch.arange(len(rows))
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write ``action`` [K, action] for ``observation`` [K, obs]."""
+        everyone = self._policy[0](tensordict[self._source])
+        tensordict["action"] = everyone["action"][self._rows]
         return tensordict

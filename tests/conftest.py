@@ -52,16 +52,21 @@ def run(tmp_path: Path, tiny_clip: Path) -> Run:
     """Run furl-fit in small with the given settings; returns the last checkpoint and the metrics."""
 
     def _run(name: str, *flags: str, **settings: Any) -> dict[str, Any]:
-        vlm = {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
-        values = {**SMALL, **vlm, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
-        argv = [*flags, "--runs", str(tmp_path), "--name", name]
-        for key, value in values.items():
-            argv += [f"--{key}", value]
-        status = fit([*argv, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"])
-        assert status == 0
-        return load(tmp_path / name)
+        return small_run(tmp_path, tiny_clip, name, *flags, **settings)
 
     return _run
+
+
+def small_run(runs: Path, tiny_clip: Path, name: str, *flags: str, **settings: Any) -> dict[str, Any]:
+    """What the fixture ``run`` does, in any folder."""
+    vlm = {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
+    values = {**SMALL, **vlm, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
+    argv = ["--pictures", "false", *flags, "--runs", str(runs), "--name", name]
+    for key, value in values.items():
+        argv += [f"--{key}", value]
+    status = fit([*argv, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"])
+    assert status == 0
+    return load(runs / name)
 
 
 def load(folder: Path) -> dict[str, Any]:
