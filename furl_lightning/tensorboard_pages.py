@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 from furl_lightning.data import FuRLDataModule
 from furl_lightning.evaluation import Evaluation
 from furl_lightning.film import Studio, spread, strip
 from furl_lightning.module import FuRLModule
+from furl_lightning.tensorboard import TensorBoard
 
 FRAMES = 8
 """In a film strip."""
@@ -64,26 +64,28 @@ class TensorBoardPages(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what does not change."""
         assert isinstance(pl_module, FuRLModule)
-        for writer in _writers(trainer):
-            writer.add_custom_scalars(LAYOUT)
-            # Without the values: they are scalars already, and this would write a first one.
-            for summary in hparams(_flat(pl_module.settings or {}), {"eval/success": 0.0, "eval/success_any": 0.0}):
-                writer._get_file_writer().add_summary(summary)
+        settings = _flat(pl_module.settings or {})
+        for logger in _loggers(trainer):
+            with logger.losing():
+                logger.experiment.add_custom_scalars(LAYOUT)
+                # Without the values: they are scalars already, and this would write a first one.
+                for summary in hparams(settings, {"eval/success": 0.0, "eval/success_any": 0.0}):
+                    logger.experiment._get_file_writer().add_summary(summary)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Where there has just been an evaluation: show it."""
         assert isinstance(pl_module, FuRLModule)
         evaluated = max((c.env_steps for c in trainer.callbacks if isinstance(c, Evaluation)), default=-1)  # type: ignore[attr-defined]
         data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        writers = _writers(trainer)
-        if not writers or evaluated != data.env_steps or evaluated == self._shown:
+        loggers = _loggers(trainer)
+        if not loggers or evaluated != data.env_steps or evaluated == self._shown:
             return
         self._shown = evaluated
         if self.strips and data.settings.render is not None:
-            self._film(writers, pl_module, data)
-        self._histograms(writers, pl_module, data)
+            self._film(loggers, pl_module, data)
+        self._histograms(loggers, pl_module, data)
 
-    def _film(self, writers: list[Any], module: FuRLModule, data: FuRLDataModule) -> None:
+    def _film(self, loggers: list[TensorBoard], module: FuRLModule, data: FuRLDataModule) -> None:
         firsts: dict[str, int] = {}
         for row, agent in enumerate(data.agents):
             firsts.setdefault(agent.task, row)
@@ -93,15 +95,17 @@ class TensorBoardPages(Callback):
                 film = studio.film(row, spread(FRAMES))
             finally:
                 studio.close()
-            for writer in writers:
-                for name, picture in (
-                    (f"film/{task}", strip(film)),
-                    (f"first_frame/{task}", film.episode.frames[0]),
-                    (f"last_frame/{task}", film.episode.frames[-1]),
-                ):
-                    writer.add_image(name, picture, data.env_steps, dataformats="HWC")
+            pictures = {
+                "film": strip(film),
+                "first_frame": film.episode.frames[0],
+                "last_frame": film.episode.frames[-1],
+            }
+            for logger in loggers:
+                with logger.losing():
+                    for name, picture in pictures.items():
+                        logger.experiment.add_image(f"{name}/{task}", picture, data.env_steps, dataformats="HWC")
 
-    def _histograms(self, writers: list[Any], module: FuRLModule, data: FuRLDataModule) -> None:
+    def _histograms(self, loggers: list[TensorBoard], module: FuRLModule, data: FuRLDataModule) -> None:
         """The VLM reward of the success memory's frames, the agents of a task together."""
         for name, ring, held in (
             ("positives", data.memory.positive, data.memory.positives),
@@ -115,12 +119,14 @@ class TensorBoardPages(Callback):
                     reward = module.embedding_reward(row, ring[row][places.to(ring.device)].float())
                     rewards.setdefault(agent.task, []).append(reward.numpy())
             for task, values in rewards.items():
-                for writer in writers:
-                    writer.add_histogram(f"reward_of_{name}/{task}", np.concatenate(values), data.env_steps)
+                for logger in loggers:
+                    with logger.losing():
+                        tag = f"reward_of_{name}/{task}"
+                        logger.experiment.add_histogram(tag, np.concatenate(values), data.env_steps)
 
 
-def _writers(trainer: Trainer) -> list[Any]:
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+def _loggers(trainer: Trainer) -> list[TensorBoard]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

@@ -416,7 +416,7 @@ def test_an_evaluation_that_a_signal_cut_off_is_made_up_for(
     run: Run, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends after its episode; parameters are saved; metrics are the same in the end."""
-    settings = {"data__env_steps": 60, "data__eval_every": 20, "data__eval_episodes": 3}
+    settings = {"data__env_steps": 60, "data__eval_every": 20, "data__eval_episodes": 3, "pictures": "false"}
     straight = run("straight", **settings)
     act, acted = DeterministicPolicy.forward, []
 
