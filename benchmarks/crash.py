@@ -203,7 +203,7 @@ def main() -> None:
                 target = begun + draw.uniform(10, 2 * (env_steps - begun) / (args.kills - kills + 1))
                 if life.wait_for_step(int(min(target, env_steps - 60))) and kills % 2:
                     life.wait_for_save()
-                time.sleep(draw.uniform(0, 0.06))
+                time.sleep(draw.uniform(0, 0.03))
             if life.process.poll() is not None:
                 life.finish()
                 break

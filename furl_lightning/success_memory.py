@@ -12,7 +12,7 @@ places earlier in the ring, its lag, has not been overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -163,26 +163,18 @@ class SuccessMemory:
             getattr(self, name).copy_(value)
 
     def written_since(self, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
-        """Embeddings written since the counts [A] and still held, oldest first: [N, D] by ring and agent.
+        """Embeddings written since the counts [A] and still held: [N, D] by ring, agent and part, oldest part first.
 
-        Views of the rings, but for an agent whose ring has wrapped in between.
+        Views of the rings, which is why there is a part before and one after a ring's end.
         """
         rows: dict[str, Tensor] = {}
         for kind, ring, start, end in (
             ("positive", self.positive, positives, self.positives_written),
             ("negative", self.negative, negatives, self.negatives_written),
         ):
-            for agent, places in enumerate(self._places(start, end)):
-                if len(places):
-                    whole = bool(places[0] <= places[-1])
-                    own = ring[agent, places[0] : places[-1] + 1] if whole else ring[agent][places.to(ring.device)]
-                    rows[f"{kind}/{agent}"] = own.cpu()
+            for agent, part, places in self._parts(start, end):
+                rows[f"{kind}/{agent}/{part}"] = ring[agent, places].cpu()
         return rows
-
-    def _places(self, start: Tensor, end: Tensor) -> list[Tensor]:
-        oldest = torch.maximum(start, end - self.capacity)
-        pairs = zip(oldest.tolist(), end.tolist(), strict=True)
-        return [torch.arange(first, last) % self.capacity for first, last in pairs]
 
     def restore(
         self, written: dict[str, Tensor], positives: tuple[Tensor, Tensor], negatives: tuple[Tensor, Tensor]
@@ -192,6 +184,16 @@ class SuccessMemory:
             ("positive", self.positive, positives),
             ("negative", self.negative, negatives),
         ):
-            for agent, places in enumerate(self._places(start, end)):
-                if len(places):
-                    ring[agent][places.to(ring.device)] = written[f"{kind}/{agent}"].to(ring)
+            for agent, part, places in self._parts(start, end):
+                ring[agent, places] = written[f"{kind}/{agent}/{part}"].to(ring)
+
+    def _parts(self, start: Tensor, end: Tensor) -> Iterator[tuple[int, int, slice]]:
+        """Agent, number and places of each part of a ring that was written between two counts [A] and is held."""
+        for agent, (first, last) in enumerate(zip(start.tolist(), end.tolist(), strict=True)):
+            first = max(first, last - self.capacity)
+            place = first % self.capacity
+            until = min(place + last - first, self.capacity)
+            if until > place:
+                yield agent, 0, slice(place, until)
+            if last - first > until - place:
+                yield agent, 1, slice(0, last - first - (until - place))
