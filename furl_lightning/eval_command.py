@@ -69,7 +69,7 @@ def _evaluate(argv: list[str]) -> int:
     results = measure(trained, rows, episodes, given.num_workers)
     report = summary(trained, rows, results)
     print(table(report))
-    if given.episodes is not None and given.episodes > episodes:
+    if episodes < asked and (given.episodes is not None or given.protocol == "full"):
         print("fixed goals and a deterministic policy: every episode is the same, so each agent played one")
     out.mkdir(parents=True, exist_ok=True)
     part = out / "eval.json.part"

@@ -70,7 +70,10 @@ def read(folder: Path) -> Run:
     configs = sorted(folder.glob("config*.yaml"), key=lambda path: (len(path.name), path.name))
     metrics = folder / "metrics.csv"
     if not configs:
-        raise NoRun(f"{folder} is {'no run of furl-fit: it has no config.yaml' if any(folder.iterdir()) else 'empty'}")
+        if not any(folder.iterdir()):
+            raise NoRun(f"{folder} is empty")
+        hint = f"; give the runs in it: {folder}/*" if any(folder.glob("*/config.yaml")) else ""
+        raise NoRun(f"{folder} is no run of furl-fit: it has no config.yaml{hint}")
     if not metrics.is_file():
         raise NoRun(f"{folder} has no metrics.csv yet")
     try:

@@ -70,8 +70,9 @@ def small_run(runs: Path, tiny_clip: Path, name: str, *flags: str, **settings: A
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """The last checkpoint of a run's folder, with its metrics but without times."""
+    """The last checkpoint of a run's folder, with its metrics but without times and the run's own settings."""
     checkpoint: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint.pop("settings")
     lines = (folder / "metrics.csv").read_text().splitlines()
     checkpoint["metrics"] = [line for line in lines if "perf/" not in line]
     return checkpoint

@@ -131,7 +131,7 @@ def test_page_stands_alone_and_pictures_are_drawn(tmp_path: Path) -> None:
     other = write_run(tmp_path / "b", ["reach", "push"], [0, 1], drawn(4), goal="random")
     assert report([str(run), str(other), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out/index.html").read_text()
-    assert page.count("data:image/png;base64,") == 4 and "http" not in page
+    assert page.count("data:image/png;base64,") == 4 and page.count("src=") == page.count("src=\"data:") and "href" not in page
     for goal in ("fixed", "random"):
         assert f"Success, {goal} goals" in page
         for name in (f"curves-{goal}.png", f"aggregate-{goal}.png"):
@@ -181,6 +181,7 @@ def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ([str(empty), *out], f"{empty} is empty"),
         ([str(tmp_path / "nowhere"), *out], "there is no folder"),
         ([str(tmp_path / "full"), *out], "no run of furl-fit: it has no config.yaml"),
+        ([str(tmp_path), *out], f"it has no config.yaml; give the runs in it: {tmp_path}/*"),
         ([str(none), *out], f"no evaluation in {none} yet"),
         ([str(one), str(two), *out], "mixed populations (fixed goals): FuRL has reach, push; SAC has reach; compare "
          "what they share with --tasks reach"),
