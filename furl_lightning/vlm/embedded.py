@@ -20,8 +20,6 @@ class Embedded(CLIP):
         cuda_graph: on a GPU, replay the image tower as a CUDA graph.
     """
 
-    def __init__(
-        self, precision: Precision = "float32", channels_last: bool = False, cuda_graph: bool = True
-    ) -> None:
+    def __init__(self, precision: Precision = "float32", channels_last: bool = False, cuda_graph: bool = True) -> None:
         super().__init__(str(FOLDER), precision, channels_last, cuda_graph)
         self._name = "embedded"

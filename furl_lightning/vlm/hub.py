@@ -32,7 +32,9 @@ def locate(path: str, files: Sequence[str], revision: str | None = None, kind: s
     local = Path(path).expanduser()
     if local.exists():
         if revision is not None:
-            raise UnusableModel(f"revision '{revision}' is of the Hub, but '{path}' is a local {kind}; give one of both")
+            raise UnusableModel(
+                f"revision '{revision}' is of the Hub, but '{path}' is a local {kind}; give one of both"
+            )
         return local
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UnusableModel(f"there is no {kind} '{path}'; give a model's {kind} or its name on the Hub, owner/model")

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Siglip2Model, SiglipModel
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import (
     Siglip2ImageProcessorPil,
     get_image_size_for_max_num_patches,
 )
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from furl_lightning.vlm.preprocess import Preprocess, resize
 from furl_lightning.vlm.transformers_model import TransformersModel
@@ -90,7 +90,8 @@ class NaFlexPreprocess(Preprocess):
             Patches float32 [N, most, patch * patch * 3], which of them are real int32 [N, most],
             and their rows and columns int64 [N, 2].
         """
-        size = get_image_size_for_max_num_patches(*frames.shape[1:3], self._patch, self._most)
+        height, width = frames.shape[1:3]
+        size = get_image_size_for_max_num_patches(height, width, self._patch, self._most)
         resized = resize(frames.permute(0, 3, 1, 2).float(), size, self._mode).permute(0, 2, 3, 1)
         pixels = self(resized)  # [N, 3, rows * patch, columns * patch]
         num, rows, columns = len(frames), size[0] // self._patch, size[1] // self._patch
