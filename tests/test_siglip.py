@@ -53,7 +53,7 @@ def gemma_vocabulary() -> dict[str, int]:
     return {token: i for i, token in enumerate([*special, *letters])}
 
 
-def save_siglip(folder: Path, tokenizer: str = "siglip", dtype: torch.dtype = torch.float32) -> Path:
+def save_siglip(folder: Path, tokenizer: str = "siglip") -> Path:
     """A tiny random model with all its files; ``tokenizer`` is siglip, gemma or siglip2."""
     if tokenizer == "siglip":
         made: Any = sentencepiece_tokenizer(folder)
@@ -63,7 +63,7 @@ def save_siglip(folder: Path, tokenizer: str = "siglip", dtype: torch.dtype = to
     text = {**TOWER, "vocab_size": len(made), "max_position_embeddings": LENGTH, "projection_size": 32}
     torch.manual_seed(0)
     config = SiglipConfig(text_config=text, vision_config={**TOWER, "image_size": 48, "patch_size": 16})
-    SiglipModel(config).to(dtype).save_pretrained(folder)
+    SiglipModel(config).save_pretrained(folder)
     made.save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": 48, "width": 48}, resample=2).save_pretrained(folder)
     return folder
@@ -119,7 +119,7 @@ def test_texts_as_in_training(tmp_path: Path, tokenizer: str) -> None:
         words: Any = Siglip2Tokenizer.from_pretrained(tmp_path)
     else:
         library = SiglipModel.from_pretrained(save_siglip(tmp_path, tokenizer)).eval()
-        kinds = {"siglip": SiglipTokenizer, "gemma": GemmaTokenizer, "siglip2": Siglip2Tokenizer}
+        kinds: dict[str, Any] = {"siglip": SiglipTokenizer, "gemma": GemmaTokenizer, "siglip2": Siglip2Tokenizer}
         words = kinds[tokenizer].from_pretrained(tmp_path)
     inputs = words(TEXTS, padding="max_length", max_length=LENGTH, return_tensors="pt")
     assert inputs["input_ids"].shape == (3, LENGTH)

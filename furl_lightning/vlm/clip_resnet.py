@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -176,13 +177,14 @@ def build_network(weights: Mapping[str, Tensor], name: str) -> ResNetCLIP:
         vocabulary = len(weights["token_embedding.weight"])
         stem = len(weights["visual.conv3.weight"])
         context = len(weights["positional_embedding"])
+        layers = _count(weights, r"transformer\.resblocks\.(\d+)\.")
     except (KeyError, ValueError, TypeError) as error:
         raise UnusableModel(f"'{name}' lacks {error}, so it is no whole CLIP with OpenAI's parameter names") from error
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=text_width,
         intermediate_size=4 * text_width,
-        num_hidden_layers=_count(weights, r"transformer\.resblocks\.(\d+)\."),
+        num_hidden_layers=layers,
         num_attention_heads=max(1, text_width // 64),
         max_position_embeddings=context,
         projection_dim=outputs,
@@ -268,7 +270,9 @@ def read_tensors(file: Path) -> dict[str, Any]:
             f"python -c \"import torch; torch.save(torch.jit.load('{file}', 'cpu').state_dict(), 'weights.pt')\""
         )
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats, before it refuses or reads them
+            saved = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnusableModel(
             f"'{file}' is damaged or holds more than tensors; what could run code is not opened"
@@ -314,5 +318,13 @@ def _tokenizer(path: str) -> Any:
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """How many numbers stand at the pattern's group among the names."""
-    return len({found.group(1) for name in weights if (found := re.match(pattern, name))})
+    """How many blocks there are, counted from 0, whose number is the pattern's group.
+
+    Raises:
+        KeyError: none, or not all up to the last; names the first that is missing.
+    """
+    numbers = {int(found.group(1)) for name in weights if (found := re.match(pattern, name))}
+    for number in range(max(numbers, default=0) + 1):
+        if number not in numbers:
+            raise KeyError(pattern.replace(r"(\d+)", str(number)).replace("\\", "") + "*")
+    return len(numbers)
