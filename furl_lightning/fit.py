@@ -129,15 +129,15 @@ def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
         parser_kwargs={"parser_mode": "omegaconf", "description": "Train FuRL on a population of Meta-World agents."},
     )
     data, trainer = cli.datamodule, cli.trainer
-    assert isinstance(data, FuRLDataModule)
+    assert isinstance(cli.model, FuRLModule) and isinstance(data, FuRLDataModule)
     if trainer.num_devices != 1:
         raise ValueError("trainer.devices must be 1: a population trains on one device; split it into several runs")
+    cli.model.make_reward(data.instructions)  # refuses what the VLM cannot read
     data.run_folder = folder.path
     resumed_steps = None
     if checkpoint is not None:
         saved = _load(checkpoint)
         resumed_steps = int(saved["FuRLDataModule"]["env_steps"])
-        assert isinstance(cli.model, FuRLModule)
         cli.model.refuse_other_run(saved, data)
         data.restored_from = checkpoint.parent
         if data.env_steps_total <= resumed_steps:
@@ -212,6 +212,9 @@ def _name_of(argv: list[str]) -> str:
 def _one_line(error: BaseException) -> str:
     """An error as one line, with the nearest valid choice for one that does not exist."""
     text = " ".join(str(error).split()) or type(error).__name__
+    chosen = re.search(r"""Parser key "model.vlm".*given class_path '[\w.]*?(\w+)': (.*)""", text)
+    if chosen and (refused := _one_line_of_vlm(*chosen.groups())):
+        return refused
     unknown = (
         re.search(r"(?:Key|Group key|Option) '([\w.]+)' is not expected", text)
         or re.search(r"[Uu]nrecognized arguments?: -*([\w.]+)", text)
@@ -231,12 +234,29 @@ def _one_line(error: BaseException) -> str:
             kind.group(2), kind.group(2)
         )
         return f"{kind.group(1)} must be {wanted}, not '{kind.group(3)}'"
-    backbone = re.search(r"""Parser key "model.vlm".*Expected a dot import path string: (\S+)""", text)
+    backbone = re.search(r"""Parser key "model.vlm".*Expected a dot import path string: (\S+)""", text) or re.search(
+        r"""Parser key "model.vlm".*but (\w+) is abstract""", text
+    )
     if backbone:
         classes = {name: getattr(vlm, name) for name in vlm.__all__ if name != "VLM"}
         names = [name for name, value in classes.items() if issubclass(value, vlm.VLM)]
         return f"unknown VLM '{backbone.group(1)}'; the nearest is '{_nearest(backbone.group(1), names)}'"
     return text
+
+
+def _one_line_of_vlm(name: str, text: str) -> str | None:
+    """An error about the arguments of the class given as ``model.vlm``."""
+    model = getattr(vlm, name, None)
+    lacking = re.search(r"the following arguments are required: (\w+)", text)
+    if lacking:
+        return f"model.vlm {name} needs --model.vlm.{lacking.group(1)}: a local path, or a name on the Hugging Face Hub"
+    unknown = re.search(r"Option '(\w+)' is not accepted", text)
+    if unknown and model is not None:
+        options = ", ".join(list(inspect.signature(model).parameters))
+        return f"unknown option 'model.vlm.{unknown.group(1)}'; {name} takes {options}"
+    if text.startswith('Parser key "'):
+        return _one_line(ValueError(text.replace('Parser key "', 'Parser key "model.vlm.', 1)))
+    return None
 
 
 def _nearest(given: str, known: Sequence[str]) -> str:
@@ -259,5 +279,6 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the VLM, always
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*Constant\\(s\\) may be too high.*")
