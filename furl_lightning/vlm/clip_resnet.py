@@ -306,7 +306,7 @@ def _is_torchscript(file: Path) -> bool:
 
 
 def _tokenizer(path: str) -> Any:
-    folder = locate(path, TOKENIZER_FILES)
+    folder = locate(path, TOKENIZER_FILES, kind="tokenizer folder")
     if folder.is_file():
         raise UnusableModel(f"tokenizer '{path}' is a file; give the folder that holds it")
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():

@@ -43,8 +43,9 @@ def locate(path: str, files: Sequence[str], revision: str | None = None, kind: s
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(files)))
     except Exception as error:  # the Hub's client raises a dozen kinds, some of them its HTTP library's
+        what = f"{path} {files[0]}" if len(files) == 1 else path
         at = f" --revision {revision}" if revision else ""
         raise UnusableModel(
             f"'{path}' is no {kind} here and cannot be had from the Hugging Face Hub ({type(error).__name__}); "
-            f"fetch it on a machine with network (hf download {path}{at} --local-dir FOLDER) and give that folder"
+            f"fetch it on a machine with network (hf download {what}{at} --local-dir FOLDER) and give that folder"
         ) from error

@@ -65,8 +65,9 @@ class TransformersModel(DualEncoder):
         model, image_processor = self.KINDS[self.kind]
         network = _load_network(model, folder, path, dtype)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            settings: dict[str, Any] = image_processor.from_pretrained(folder, local_files_only=True).to_dict()
+            with _quiet_library():
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+                settings: dict[str, Any] = image_processor.from_pretrained(folder, local_files_only=True).to_dict()
             preprocess = self._make_preprocess(settings)
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
             if isinstance(error, UnusableModel):
