@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -60,6 +61,9 @@ def nearest(given: str, known: Sequence[str]) -> str:
 def one_line(error: BaseException, options: Sequence[str]) -> str:
     """An error as one line, with the nearest valid choice for one that does not exist."""
     text = " ".join(str(error).split()) or type(error).__name__
+    chosen = re.search(r"""Parser key "((?:model\.)?vlm)".*given class_path '[\w.]*?(\w+)': (.*)""", text)
+    if chosen and (refused := _one_line_of_vlm(*chosen.groups())):
+        return refused
     unknown = (
         re.search(r"(?:Key|Group key|Option) '([\w.]+)' is not expected", text)
         or re.search(r"[Uu]nrecognized arguments?: -*([\w.]+)", text)
@@ -79,9 +83,27 @@ def one_line(error: BaseException, options: Sequence[str]) -> str:
             kind.group(2), kind.group(2)
         )
         return f"{kind.group(1)} must be {wanted}, not '{kind.group(3)}'"
-    backbone = re.search(r"""Parser key "(?:model\.)?vlm".*Expected a dot import path string: (\S+)""", text)
+    backbone = re.search(
+        r"""Parser key "(?:model\.)?vlm".*(?:Expected a dot import path string: (\S+)|but (\w+) is abstract)""", text
+    )
     if backbone:
         classes = {name: getattr(vlm, name) for name in vlm.__all__ if name != "VLM"}
         known = [name for name, value in classes.items() if issubclass(value, vlm.VLM)]
-        return f"unknown VLM '{backbone.group(1)}'; the nearest is '{nearest(backbone.group(1), known)}'"
+        given = backbone.group(1) or backbone.group(2)
+        return f"unknown VLM '{given}'; the nearest is '{nearest(given, known)}'"
     return text
+
+
+def _one_line_of_vlm(key: str, name: str, text: str) -> str | None:
+    """An error about the arguments of the class given as ``vlm`` or ``model.vlm``."""
+    model = getattr(vlm, name, None)
+    lacking = re.search(r"the following arguments are required: (\w+)", text)
+    if lacking:
+        return f"{key} {name} needs --{key}.{lacking.group(1)}: a local path, or a name on the Hugging Face Hub"
+    unknown = re.search(r"Option '(\w+)' is not accepted", text)
+    if unknown and model is not None:
+        options = ", ".join(list(inspect.signature(model).parameters))
+        return f"unknown option '{key}.{unknown.group(1)}'; {name} takes {options}"
+    if text.startswith('Parser key "'):
+        return one_line(ValueError(text.replace('Parser key "', f'Parser key "{key}.', 1)), [])
+    return None

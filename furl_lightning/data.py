@@ -24,6 +24,7 @@ from furl_lightning.env import MetaWorldEnv, RewardKind
 from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.journal import Journal
 from furl_lightning.policy import RelayPolicy
+from furl_lightning.prompts import Prompt, sentences_of
 from furl_lightning.randomness import Randomness, global_states, seed_global, set_global_states
 from furl_lightning.rendering import RenderQuality
 from furl_lightning.replay import Replay
@@ -75,7 +76,7 @@ class FuRLDataModule(LightningDataModule):
         goal: fixed: placed once from the seed, goal hidden; random: placed anew at each reset, goal observed.
         goal_image: align with the expert's first-success frame until the agent's own first success.
         reward: task reward: sparse (success - 1) or dense (Meta-World's own).
-        prompts: sentences by task name, in place of the catalogue's.
+        prompts: by task name: a sentence in place of the catalogue's, or a list of several to be averaged.
         render: fast (no shadows, reflections, multisampling) or full (the simulator's own picture).
         mirror: feed the VLM the mirror image, as the published code does.
         bgr: feed the VLM channels in BGR order, as the published code does.
@@ -102,7 +103,7 @@ class FuRLDataModule(LightningDataModule):
         goal: GoalMode = "fixed",
         goal_image: bool = True,
         reward: RewardKind = "sparse",
-        prompts: dict[str, str] | None = None,
+        prompts: dict[str, Prompt] | None = None,
         render: RenderQuality = "fast",
         mirror: bool = False,
         bgr: bool = False,
@@ -159,8 +160,11 @@ class FuRLDataModule(LightningDataModule):
         unknown = sorted(set(prompts or {}) - set(names))
         if unknown:
             raise ValueError(f"data.prompts names {', '.join(unknown)}, not among data.tasks: {', '.join(names)}")
-        sentences = {**INSTRUCTIONS, **(prompts or {})}
-        self.instructions = [sentences[agent.task] for agent in self.agents]
+        for name, prompt in (prompts or {}).items():
+            if not prompt or not all(sentence.strip() for sentence in sentences_of(prompt)):
+                raise ValueError(f"data.prompts has an empty sentence for {name}; write what the robot is to do")
+        chosen: dict[str, Prompt] = {**INSTRUCTIONS, **(prompts or {})}
+        self.instructions = [chosen[agent.task] for agent in self.agents]
         self.env_steps_total, self.start_steps = env_steps, start_steps
         self.goal, self.goal_image, self.reward_kind = goal, goal_image, reward
         self.num_workers = num_workers
@@ -234,7 +238,7 @@ class FuRLDataModule(LightningDataModule):
         The images are left as PNG in the run's folder, to be looked at.
         """
         embedding = torch.full((len(self.agents), module.vlm.width), math.nan)
-        if not self.goal_image:
+        if not self.goal_image or not module.trains_heads:
             return embedding
         frames: dict[int, np.ndarray] = {}
         for i, agent in enumerate(self.agents):
@@ -318,7 +322,7 @@ class FuRLDataModule(LightningDataModule):
         transitions = self.replay.sample(self.batch_size, generators)
         transitions["embedding"] = transitions["embedding"].float()
         transitions["discount"] = 1.0 - transitions.pop("terminated").float()
-        agents = self.memory.drawable.nonzero().flatten().tolist()
+        agents = self.memory.drawable.nonzero().flatten().tolist() if self._module.trains_heads else []
         triple = self.memory.draw(agents, self.batch_size, generators) if agents else None
         return Batch(transitions, agents, triple)
 

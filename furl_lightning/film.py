@@ -17,6 +17,7 @@ from furl_lightning.evaluation import RANDOM_GOAL_SEED_OFFSET
 from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.module import FuRLModule
 from furl_lightning.policy import DeterministicPolicy, SomeAgents
+from furl_lightning.prompts import Prompt, text_of
 from furl_lightning.simulator import Simulator
 from furl_lightning.tasks import EPISODE_STEPS, Agent
 
@@ -59,7 +60,7 @@ class Studio:
         module: FuRLModule,
         agents: Sequence[Agent],
         rows: Sequence[int],
-        instructions: Sequence[str],
+        instructions: Sequence[Prompt],
         settings: SimulatorSettings,
     ) -> None:
         self.module, self.agents, self.rows, self.instructions = module, agents, rows, instructions
@@ -83,7 +84,7 @@ class Studio:
         reward = None
         if self.module.vlm is not None:
             reward = self.module.frame_reward(row, torch.from_numpy(episode.frames)).numpy()
-        return Film(self.agents[row], self.instructions[row], episode, reward)
+        return Film(self.agents[row], text_of(self.instructions[row]), episode, reward)
 
     def close(self) -> None:
         """Free the renderers."""

@@ -168,18 +168,18 @@ def _prepare(argv: list[str], stopping: Stopping) -> tuple[RunFolder, Path | Non
         parser_kwargs={"parser_mode": "omegaconf", "description": "Train FuRL on a population of Meta-World agents."},
     )
     data, trainer = cli.datamodule, cli.trainer
-    assert isinstance(data, FuRLDataModule)
+    assert isinstance(cli.model, FuRLModule) and isinstance(data, FuRLDataModule)
     _refuse_without_effect(cli)
     settings = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
     cli.model.settings = {part: settings[part] for part in ("model", "data")}
     if trainer.num_devices != 1:
         raise ValueError("trainer.devices must be 1: a population trains on one device; split it into several runs")
+    cli.model.make_reward(data.instructions)  # refuses what the VLM cannot read
     data.run_folder = folder.path
     resumed_steps = None
     if checkpoint is not None:
         saved = load_whole(checkpoint)
         resumed_steps = int(saved["FuRLDataModule"]["env_steps"])
-        assert isinstance(cli.model, FuRLModule)
         cli.model.refuse_other_run(saved, data)
         data.restored_from = checkpoint.parent
         if data.env_steps_total <= resumed_steps:

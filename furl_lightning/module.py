@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -15,12 +15,16 @@ from furl_lightning import __version__
 from furl_lightning.alignment import AlignedReward
 from furl_lightning.data import Batch, Episode, FuRLDataModule, Iteration
 from furl_lightning.optim import PopulationAdam
+from furl_lightning.prompts import Prompt, embed_prompts, sentences_of
 from furl_lightning.randomness import normal
 from furl_lightning.relay import Relay
 from furl_lightning.sac import SAC
 from furl_lightning.simulator import ACTION_DIM, OBS_DIM
 from furl_lightning.tasks import Agent
 from furl_lightning.vlm import VLM
+from furl_lightning.zero_shot import ZeroShotReward
+
+RewardKind = Literal["aligned", "cosine", "goal_baseline"]
 
 
 class FuRLModule(LightningModule):
@@ -34,6 +38,10 @@ class FuRLModule(LightningModule):
         tau: share of the new critic in the target copy after each update.
         init_alpha: temperature of both agents at the beginning.
         rho: weight of the VLM reward beside the task's.
+        reward: the VLM reward: aligned (FuRL's trained heads), cosine (zero-shot), goal_baseline (zero-shot,
+            with VLM-RM's regularisation towards a baseline).
+        baseline_prompt: for goal_baseline: a sentence on what is there at any time, e.g. "a robot arm at a table".
+        baseline_strength: for goal_baseline: strength of the regularisation, 0 (cosine) to 1.
         head_hidden: hidden size of the projection heads.
         head_width: output size of the projection heads.
         margin: of the ranking losses, in cosine.
@@ -53,6 +61,9 @@ class FuRLModule(LightningModule):
         tau: float = 0.01,
         init_alpha: float = 1.0,
         rho: float = 0.05,
+        reward: RewardKind = "aligned",
+        baseline_prompt: str | None = None,
+        baseline_strength: float = 0.5,
         head_hidden: int = 256,
         head_width: int = 64,
         margin: float = 0.1,
@@ -70,14 +81,22 @@ class FuRLModule(LightningModule):
         ).items():
             if value <= 0:
                 raise ValueError(f"model.{name} must be above 0, not {value}")
-        for name, value in dict(gamma=gamma, tau=tau).items():
+        for name, value in dict(gamma=gamma, tau=tau, baseline_strength=baseline_strength).items():
             if not 0 <= value <= 1:
                 raise ValueError(f"model.{name} must be between 0 and 1, not {value}")
         if not hidden or min(hidden) < 1:
             raise ValueError(f"model.hidden must name at least one layer of at least one unit, not {list(hidden)}")
         if not relay_turns or min(relay_turns) < 1:
             raise ValueError(f"model.relay_turns must be at least one step each, not {list(relay_turns)}")
+        if reward == "goal_baseline" and not (baseline_prompt or "").strip():
+            raise ValueError(
+                "model.reward goal_baseline needs model.baseline_prompt, a sentence on what is there at any time, "
+                "e.g. 'a robot arm at a table'"
+            )
+        if reward != "goal_baseline" and baseline_prompt is not None:
+            raise ValueError(f"model.baseline_prompt is for model.reward goal_baseline, not {reward}; give one of both")
         self.vlm = vlm
+        self.reward_kind, self.baseline_prompt, self.baseline_strength = reward, baseline_prompt, baseline_strength
         self.hidden, self.lr, self.gamma, self.tau, self.rho = tuple(hidden), lr, gamma, tau, rho
         self.init_alpha = init_alpha
         self.head_hidden, self.head_width = head_hidden, head_width
@@ -100,23 +119,43 @@ class FuRLModule(LightningModule):
             self.build(data.agents, data.instructions, data.randomness.init)
 
     def build(
-        self, agents: Sequence[Agent], instructions: Sequence[str], generators: Sequence[torch.Generator]
+        self, agents: Sequence[Agent], instructions: Sequence[Prompt], generators: Sequence[torch.Generator]
     ) -> None:
         """Make the networks for a population, initialised from one generator an agent."""
         self.agents = list(agents)
         num = len(self.agents)
         self.vlm_agent = SAC(num, OBS_DIM, ACTION_DIM, self.hidden, self.gamma, self.tau, init_alpha=self.init_alpha)
         self.sac_agent = SAC(num, OBS_DIM, ACTION_DIM, self.hidden, self.gamma, self.tau, init_alpha=self.init_alpha)
-        text = self.vlm.encode_texts(list(instructions)).cpu()
-        self.reward = AlignedReward(text, self.head_hidden, self.head_width, self.margin, self.l2_margin)
-        for part in (self.vlm_agent, self.sac_agent, self.reward):
+        self.reward = self.make_reward(instructions)
+        for part in self._trained_parts():
             part.reset_parameters(generators)
         self.relay = Relay(num, self.relay_turns, self.relay_threshold)
+
+    def make_reward(self, instructions: Sequence[Prompt]) -> AlignedReward | ZeroShotReward:
+        """The VLM reward for agents with these instructions; it reads them, so it refuses what cannot be read.
+
+        Raises:
+            ValueError: an instruction or a baseline prompt that the VLM cannot read.
+        """
+        text = embed_prompts(self.vlm, instructions).cpu()
+        if self.reward_kind == "aligned":
+            return AlignedReward(text, self.head_hidden, self.head_width, self.margin, self.l2_margin)
+        baseline = embed_prompts(self.vlm, [self.baseline_prompt])[0].cpu() if self.baseline_prompt else None
+        return ZeroShotReward(text, baseline, self.baseline_strength)
 
     @property
     def evaluated_agent(self) -> SAC:
         """The agents that are judged."""
         return self.vlm_agent
+
+    @property
+    def trains_heads(self) -> bool:
+        """Whether the VLM reward has something to train."""
+        return self.reward_kind == "aligned"
+
+    def _trained_parts(self) -> list[SAC | AlignedReward]:
+        heads = [self.reward] if isinstance(self.reward, AlignedReward) else []
+        return [self.vlm_agent, self.sac_agent, *heads]
 
     def on_train_start(self) -> None:
         """A resumed run learns at the rate that it is given, not at the checkpoint's."""
@@ -127,8 +166,8 @@ class FuRLModule(LightningModule):
                 group["lr"] = self.lr
 
     def configure_optimizers(self) -> list[PopulationAdam]:
-        """One Adam each for the VLM agents, the SAC agents and the heads."""
-        return [part.optimizer(self.lr) for part in (self.vlm_agent, self.sac_agent, self.reward)]
+        """One Adam each for the VLM agents, the SAC agents and, where there are any, the heads."""
+        return [part.optimizer(self.lr) for part in self._trained_parts()]
 
     # -- learning
 
@@ -159,7 +198,7 @@ class FuRLModule(LightningModule):
         Returns:
             Metrics by tag, each [A], NaN where an agent has none.
         """
-        vlm_optimizer, sac_optimizer, reward_optimizer = self._optimizers()
+        vlm_optimizer, sac_optimizer, *head_optimizer = self._optimizers()
         device = self.vlm_agent.log_alpha.device
         transitions = {name: values.to(device) for name, values in batch.transitions.items()}
         num, size = transitions["reward"].shape
@@ -167,7 +206,7 @@ class FuRLModule(LightningModule):
             noise = normal(generators, 4, size, ACTION_DIM)
         noise = noise.to(device)
 
-        cosine, measured = self._align(transitions, batch, reward_optimizer)
+        cosine, measured = self._align(transitions, batch, *head_optimizer)
         vlm_reward = transitions["reward"] + self.rho * cosine
         learned = self.vlm_agent.update(transitions, vlm_reward, noise[:, 0], noise[:, 1], vlm_optimizer)
         measured.update({f"sac/{name}/vlm_agent": values for name, values in learned.items()})
@@ -207,21 +246,24 @@ class FuRLModule(LightningModule):
             Diverged: with the agents' names.
         """
         finite = torch.ones(len(self.agents), dtype=torch.bool)
-        for values in self.state_dict().values():
-            if values.is_floating_point():
-                finite &= values.isfinite().flatten(1).all(1).cpu() if values.ndim > 1 else values.isfinite().cpu()
+        for values in self.parameters():
+            finite &= values.isfinite().reshape(len(values), -1).all(1).cpu()
         if not finite.all():
             names = ", ".join(str(agent) for agent, good in zip(self.agents, finite, strict=True) if not good)
             raise Diverged(f"parameters of {names} are no finite numbers at step {env_steps}")
 
     def _align(
-        self, transitions: dict[str, Tensor], batch: Batch, optimizer: PopulationAdam
+        self, transitions: dict[str, Tensor], batch: Batch, optimizer: PopulationAdam | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Train the heads; returns the batch's cosines [A, B] from before that, and metrics [A].
+        """Train the heads, if any; returns the batch's VLM rewards [A, B] from before that, and metrics [A].
 
-        An agent is in the goal phase until its success memory can be drawn from, then in the
-        success phase. Without a goal image there is nothing to train on in the goal phase.
+        A zero-shot reward has nothing to train. With heads, an agent is in the goal phase until its
+        success memory can be drawn from, then in the success phase. Without a goal image there is
+        nothing to train on in the goal phase.
         """
+        if isinstance(self.reward, ZeroShotReward):
+            return self.reward(transitions["embedding"]), {}
+        assert optimizer is not None
         embedding, distance = transitions["embedding"], transitions["goal_distance"]
         num = len(embedding)
         has_goal = ~distance[:, 0].isnan()
@@ -359,8 +401,10 @@ class FuRLModule(LightningModule):
             "data.reward": data.reward_kind,
             "data.goal_image": str(data.goal_image),
             "frames (data.render, data.mirror, data.bgr)": str(data.settings),
-            "instructions (data.prompts)": " | ".join(data.instructions),
+            "instructions (data.prompts)": " | ".join(" + ".join(sentences_of(p)) for p in data.instructions),
             "model.vlm": f"{self.vlm.name} of width {self.vlm.width}, fingerprint {self.vlm.fingerprint[:16]}",
+            "model.reward": self.reward_kind
+            + (f" ({self.baseline_prompt}, {self.baseline_strength})" if self.baseline_prompt else ""),
             "model.hidden": str(list(self.hidden)),
             "heads (model.head_hidden, model.head_width)": f"{self.head_hidden}, {self.head_width}",
             "data.replay_size": str(data.replay_size),

@@ -7,7 +7,7 @@ import io
 import math
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from furl_lightning.episodes import Episode, Manner, record
 from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.html_page import Page
 from furl_lightning.probe import COLUMNS, Measured, figures
+from furl_lightning.prompts import Prompt, embed_prompts, text_of
 from furl_lightning.simulator import GoalMode
 from furl_lightning.tasks import INSTRUCTIONS, Agent, UnknownTask, task_names
 from furl_lightning.trained import Trained, load
@@ -51,7 +52,7 @@ class Subject:
     vlm: VLM
     agents: list[Agent]
     """Their placements; with a checkpoint these are its agents."""
-    instructions: dict[str, str]
+    instructions: Mapping[str, Prompt]
     """By task."""
     settings: SimulatorSettings
     trained: Trained | None
@@ -166,7 +167,7 @@ def measure(
         tables["aligned"] = {}
     drawn: dict[str, bytes] = {}
     for task in subject.tasks:
-        instruction = subject.vlm.encode_texts([subject.instructions[task]])
+        instruction = embed_prompts(subject.vlm, [subject.instructions[task]])
         measured = {
             key: Measured(subject.vlm, task, episode, instruction)
             for key, episode in episodes.items()
@@ -183,7 +184,7 @@ def measure(
         others = [m for (_, manner), m in measured.items() if manner != "expert"]
         for kind, by_id in rewards.items():
             tables[kind][task] = figures(experts, others, by_id)
-        drawn[task] = _draw(subject.instructions[task], measured, rewards, tables)
+        drawn[task] = _draw(text_of(subject.instructions[task]), measured, rewards, tables)
     return tables, drawn
 
 

@@ -131,7 +131,8 @@ def test_page_stands_alone_and_pictures_are_drawn(tmp_path: Path) -> None:
     other = write_run(tmp_path / "b", ["reach", "push"], [0, 1], drawn(4), goal="random")
     assert report([str(run), str(other), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out/index.html").read_text()
-    assert page.count("data:image/png;base64,") == 4 and page.count("src=") == page.count("src=\"data:") and "href" not in page
+    assert page.count("data:image/png;base64,") == 4 and page.count("src=") == page.count('src="data:')
+    assert "href" not in page
     for goal in ("fixed", "random"):
         assert f"Success, {goal} goals" in page
         for name in (f"curves-{goal}.png", f"aggregate-{goal}.png"):
