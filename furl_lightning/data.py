@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,12 +22,13 @@ from furl_lightning.alignment import Triple
 from furl_lightning.env import MetaWorldEnv, RewardKind
 from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.journal import Journal
-from furl_lightning.policy import RelayPolicy
+from furl_lightning.policy import ExplorationPolicy, RelayPolicy, SoloPolicy
 from furl_lightning.randomness import Randomness
 from furl_lightning.rendering import RenderQuality
-from furl_lightning.replay import Replay
+from furl_lightning.replay import FIELDS, Replay
 from furl_lightning.simulator import GoalMode, first_success_frame
 from furl_lightning.success_memory import LagRule, SuccessMemory
+from furl_lightning.successful_episodes import SuccessfulEpisodes
 from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class FuRLDataModule(LightningDataModule):
         env_steps: length of the run, in environment steps per agent.
         start_steps: steps of uniform random actions at the beginning, without updates.
         goal: fixed: placed once from the seed, goal hidden; random: placed anew at each reset, goal observed.
-        goal_image: align with the expert's first-success frame until the agent's own first success.
+        goal_image: align with the expert's first-success frame until the agent's own first success; null:
+            wherever there are heads to align.
         reward: task reward: sparse (success - 1) or dense (Meta-World's own).
         prompts: sentences by task name, in place of the catalogue's.
         render: fast (no shadows, reflections, multisampling) or full (the simulator's own picture).
@@ -78,7 +80,9 @@ class FuRLDataModule(LightningDataModule):
         bgr: feed the VLM channels in BGR order, as the published code does.
         num_workers: processes that host the environments; 0 hosts them in the training process.
         steps_per_iteration: environment steps collected before as many updates are made; divides 500.
+        updates_per_step: updates of everything for each environment step.
         batch_size: transitions drawn for each agent and update.
+        success_share: share of each batch that is drawn from episodes with a success, once there is one.
         replay_size: transitions kept for each agent.
         memory_size: frames in each ring of the success memory, for each agent.
         gap: frames between a positive and its lag.
@@ -95,7 +99,7 @@ class FuRLDataModule(LightningDataModule):
         env_steps: int = 1_000_000,
         start_steps: int = 10_000,
         goal: GoalMode = "fixed",
-        goal_image: bool = True,
+        goal_image: bool | None = None,
         reward: RewardKind = "sparse",
         prompts: dict[str, str] | None = None,
         render: RenderQuality = "fast",
@@ -103,7 +107,9 @@ class FuRLDataModule(LightningDataModule):
         bgr: bool = False,
         num_workers: int = 0,
         steps_per_iteration: int = 1,
+        updates_per_step: int = 1,
         batch_size: int = 256,
+        success_share: float = 0.0,
         replay_size: int = 500_000,
         memory_size: int = 20_000,
         gap: int = 10,
@@ -114,8 +120,9 @@ class FuRLDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         positive = dict(
-            env_steps=env_steps, steps_per_iteration=steps_per_iteration, batch_size=batch_size,
-            replay_size=replay_size, memory_size=memory_size, gap=gap, eval_every=eval_every, save_every=save_every,
+            env_steps=env_steps, steps_per_iteration=steps_per_iteration, updates_per_step=updates_per_step,
+            batch_size=batch_size, replay_size=replay_size, memory_size=memory_size, gap=gap, eval_every=eval_every,
+            save_every=save_every,
         )  # fmt: skip
         for name, value in positive.items():
             if value < 1:
@@ -123,6 +130,8 @@ class FuRLDataModule(LightningDataModule):
         for name, value in dict(start_steps=start_steps, num_workers=num_workers, eval_episodes=eval_episodes).items():
             if value < 0:
                 raise ValueError(f"data.{name} must not be negative, but is {value}")
+        if not 0 <= success_share < 1:
+            raise ValueError(f"data.success_share must be at least 0 and below 1, not {success_share}")
         if EPISODE_STEPS % steps_per_iteration:
             near = min(_divisors(EPISODE_STEPS), key=lambda d: abs(d - steps_per_iteration))
             raise ValueError(
@@ -156,6 +165,7 @@ class FuRLDataModule(LightningDataModule):
         self.goal, self.goal_image, self.reward_kind = goal, goal_image, reward
         self.num_workers = num_workers
         self.steps_per_iteration, self.batch_size = steps_per_iteration, batch_size
+        self.updates_per_step, self.success_share = updates_per_step, success_share
         self.replay_size = replay_size
         self.replay_capacity = max(EPISODE_STEPS, min(replay_size, env_steps))
         self.memory_size, self.gap, self.lag_rule = memory_size, gap, lag_rule
@@ -177,20 +187,48 @@ class FuRLDataModule(LightningDataModule):
 
     # -- the pieces, made when training begins
 
+    def prepare_for(self, module: FuRLModule) -> None:
+        """Leave out what the module's method does not use.
+
+        Raises:
+            ValueError: a setting contradicts one of the module's; both are named.
+        """
+        aligned = module.reward_source == "aligned"
+        if self.goal_image and not aligned:
+            raise ValueError(
+                f"data.goal_image true is for heads to align with, but model.reward {module.reward_source} has none; "
+                "set data.goal_image false or model.reward aligned"
+            )
+        if self.goal_image is None:
+            self.goal_image = aligned
+        if module.vlm is None:
+            self.settings = replace(self.settings, render=None)
+
     def connect(self, module: FuRLModule) -> None:
         """Make environments, collector, replay buffer and memory around the module's policies."""
         self._module = module
         device, num = module.device, len(self.agents)
         self.journal = Journal(self.run_folder / "checkpoints" if self.run_folder else None)
-        self.replay = Replay(self.replay_capacity, device)
-        self.memory = SuccessMemory(num, self.memory_size, module.vlm.width, self.gap, self.lag_rule, device=device)
-        if self.goal_embedding is None:
-            self.goal_embedding = self._embed_goals(module)
-        self.goal_embedding = self.goal_embedding.to(device)
-        self._env = MetaWorldEnv(self.agents, self.settings, self.num_workers, self.reward_kind)
-        self.policy = RelayPolicy(
-            module.vlm_agent, module.sac_agent, module.relay, self.randomness, self.start_steps, module.sac_noise
+        self.replay = Replay(self.replay_capacity, device, self._fields(module))
+        counting = module.relaying and module.relay_counts == "positives"
+        self.remembers = module.reward is not None or counting
+        """Whether there is a success memory."""
+        self.memory = SuccessMemory(
+            num if self.remembers else 0,
+            self.memory_size,
+            module.vlm.width if module.vlm is not None and module.reward is not None else 0,
+            self.gap,
+            self.lag_rule,
+            device=device,
         )
+        self.successful = SuccessfulEpisodes(num, self.replay_capacity) if self.success_share else None
+        self._success_steps = torch.zeros(num, dtype=torch.int64)
+        if self.goal_image:
+            if self.goal_embedding is None:
+                self.goal_embedding = self._embed_goals(module)
+            self.goal_embedding = self.goal_embedding.to(device)
+        self._env = MetaWorldEnv(self.agents, self.settings, self.num_workers, self.reward_kind)
+        self.policy = self._policy(module)
         self._success = torch.zeros(EPISODE_STEPS, num, dtype=torch.bool)
         self._returns = torch.zeros(num)
         if self._restored is not None:
@@ -209,14 +247,27 @@ class FuRLDataModule(LightningDataModule):
             auto_register_policy_transforms=False,
         )
 
+    def _fields(self, module: FuRLModule) -> list[str]:
+        """What the method needs of a step."""
+        absent = {"embedding": module.vlm is None, "goal_distance": not self.goal_image}
+        return [name for name in FIELDS if not absent.get(name)]
+
+    def _policy(self, module: FuRLModule) -> ExplorationPolicy:
+        if module.relay is None:
+            noise = module.sac_noise if module.vlm_agent is None else 0.0
+            return SoloPolicy(module.evaluated_agent, self.randomness, self.start_steps, noise)
+        assert module.vlm_agent is not None and module.sac_agent is not None
+        return RelayPolicy(
+            module.vlm_agent, module.sac_agent, module.relay, self.randomness, self.start_steps, module.sac_noise
+        )
+
     def _embed_goals(self, module: FuRLModule) -> Tensor:
-        """The goal images' embeddings [A, D]; NaN where none is used or the expert fails.
+        """The goal images' embeddings [A, D]; NaN where the expert fails.
 
         The images are left as PNG in the run's folder, to be looked at.
         """
+        assert module.vlm is not None
         embedding = torch.full((len(self.agents), module.vlm.width), math.nan)
-        if not self.goal_image:
-            return embedding
         frames: dict[int, np.ndarray] = {}
         for i, agent in enumerate(self.agents):
             s = self.settings
@@ -253,27 +304,28 @@ class FuRLDataModule(LightningDataModule):
             embedding_seconds = self._store(rollout)
             self._seconds["embed"] += embedding_seconds
             self._seconds["collect"] += perf_counter() - started - embedding_seconds
-            updates = self.steps_per_iteration if self.env_steps > self.start_steps else 0
+            updates = self.steps_per_iteration * self.updates_per_step if self.env_steps > self.start_steps else 0
             yield Iteration(self.env_steps, updates, self._end_episode())
 
     def _store(self, rollout: TensorDictBase) -> float:
         """Embed a rollout [A, T] in one call and append it; returns the seconds spent embedding."""
         following = rollout["next"]
         num, length = rollout.batch_size
-        started = perf_counter()
-        embedding = self._module.vlm.encode_images(following["pixels"].flatten(0, 1)).unflatten(0, (num, length))
-        seconds = perf_counter() - started
-        assert self.goal_embedding is not None
-        distance = (embedding - self.goal_embedding[:, None]).norm(dim=-1)
         steps = {
             "observation": rollout["observation"],
             "action": rollout["action"],
             "next_observation": following["observation"],
             "reward": following["reward"].squeeze(-1),
             "terminated": following["terminated"].squeeze(-1),
-            "embedding": embedding.half(),
-            "goal_distance": distance,
         }
+        seconds = 0.0
+        if self._module.vlm is not None:
+            started = perf_counter()
+            embedding = self._module.vlm.encode_images(following["pixels"].flatten(0, 1)).unflatten(0, (num, length))
+            seconds = perf_counter() - started
+            steps["embedding"] = embedding.half()
+            if self.goal_embedding is not None:
+                steps["goal_distance"] = (embedding - self.goal_embedding[:, None]).norm(dim=-1)
         self.replay.extend(TensorDict({k: v.transpose(0, 1) for k, v in steps.items()}, [length, num]))
         begun = self.env_steps % EPISODE_STEPS
         self._success[begun : begun + length] = following["success"].squeeze(-1).T
@@ -282,13 +334,19 @@ class FuRLDataModule(LightningDataModule):
         return seconds
 
     def _end_episode(self) -> Episode | None:
-        """If an episode has just ended: fill the success memory and let the relay look at it."""
+        """If an episode has just ended: fill what remembers successes and let the relay look at it."""
         if self.env_steps % EPISODE_STEPS:
             return None
-        embedding = self.replay.last(EPISODE_STEPS, "embedding")  # [500, A, D]
-        for i in range(len(self.agents)):
-            self.memory.add_episode(i, embedding[:, i], self._success[:, i])
-        self._module.relay.retire(self.memory.positives)
+        if self.remembers:
+            embedding = self.replay.last(EPISODE_STEPS, "embedding")[..., : self.memory.width]  # [500, A, D]
+            for i in range(len(self.agents)):
+                self.memory.add_episode(i, embedding[:, i], self._success[:, i])
+        if self.successful is not None:
+            self.successful.add(self._success.any(0))
+        self._success_steps += self._success.sum(0)
+        if self._module.relay is not None:
+            by_positives = self._module.relay_counts == "positives"
+            self._module.relay.retire(self.memory.positives if by_positives else self._success_steps)
         episode = Episode(self._success[-1].clone(), self._success.any(0), self._returns.clone())
         self._returns.zero_()
         return episode
@@ -296,10 +354,15 @@ class FuRLDataModule(LightningDataModule):
     def sample(self) -> Batch:
         """Draw one update's batch from the agents' ``learning`` streams."""
         generators = self.randomness.learning
-        transitions = self.replay.sample(self.batch_size, generators)
-        transitions["embedding"] = transitions["embedding"].float()
+        number = self.replay.draw(self.batch_size, generators)
+        if self.successful is not None:
+            count = round(self.success_share * self.batch_size)
+            self.successful.replace(number, count, self.replay.oldest, generators)
+        transitions = self.replay.at(number)
+        if "embedding" in transitions:
+            transitions["embedding"] = transitions["embedding"].float()
         transitions["discount"] = 1.0 - transitions.pop("terminated").float()
-        agents = self.memory.drawable.nonzero().flatten().tolist()
+        agents = self.memory.drawable.nonzero().flatten().tolist() if self._module.reward is not None else []
         triple = self.memory.draw(agents, self.batch_size, generators) if agents else None
         return Batch(transitions, agents, triple)
 
@@ -327,6 +390,8 @@ class FuRLDataModule(LightningDataModule):
             "environment": self._env.snapshot(),
             "goal_embedding": self.goal_embedding.cpu() if self.goal_embedding is not None else None,
             "memory": self.memory.counters(),
+            "success_steps": self._success_steps,
+            "successful": self.successful.state_dict() if self.successful is not None else None,
             "journal": self.journal.entries,
             "returns": self._returns,
             "success": self._success,
@@ -345,6 +410,9 @@ class FuRLDataModule(LightningDataModule):
         self.env_steps = state["env_steps"]
         self.policy.env_steps = self.env_steps
         self.memory.load_counters(state["memory"])
+        self._success_steps.copy_(state["success_steps"])
+        if self.successful is not None:
+            self.successful.load_state_dict(state["successful"])
         self.journal.restore(state["journal"], self.restored_from, self.replay, self.memory)
         self._returns.copy_(state["returns"])
         self._success.copy_(state["success"])

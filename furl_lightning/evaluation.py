@@ -1,4 +1,4 @@
-"""Evaluation of the deterministic VLM agents, in environments and with random numbers of their own."""
+"""Evaluation of the deterministic policies, in environments and with random numbers of their own."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Evaluation(Callback):
         assert isinstance(module, FuRLModule)
         if self._evaluator is None:
             self._evaluator = Evaluator(data.agents, data.settings, data.num_workers, data.reward_kind)
-        self.results = self._evaluator.evaluate(DeterministicPolicy(module.vlm_agent), data.eval_episodes)
+        self.results = self._evaluator.evaluate(DeterministicPolicy(module.evaluated_agent), data.eval_episodes)
         self.env_steps = data.env_steps
         module.log_agents({f"eval/{name}": values for name, values in self.results.items()}, data.env_steps)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError
+import yaml
+from jsonargparse import ArgumentError, set_dumper
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -38,6 +39,17 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as one would write it: a list of plain values takes one line, so that a changed list is one line too."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        plain = not any(isinstance(item, dict | list) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain or flow_style)
+
+
+set_dumper("yaml", lambda data: yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))
 
 
 class FitCLI(LightningCLI):
@@ -132,12 +144,13 @@ def _prepare(argv: list[str]) -> tuple[RunFolder, Path | None, FitCLI]:
     assert isinstance(data, FuRLDataModule)
     if trainer.num_devices != 1:
         raise ValueError("trainer.devices must be 1: a population trains on one device; split it into several runs")
+    assert isinstance(cli.model, FuRLModule)
+    data.prepare_for(cli.model)
     data.run_folder = folder.path
     resumed_steps = None
     if checkpoint is not None:
         saved = _load(checkpoint)
         resumed_steps = int(saved["FuRLDataModule"]["env_steps"])
-        assert isinstance(cli.model, FuRLModule)
         cli.model.refuse_other_run(saved, data)
         data.restored_from = checkpoint.parent
         if data.env_steps_total <= resumed_steps:
@@ -225,12 +238,16 @@ def _one_line(error: BaseException) -> str:
         key, values, given = choice.group(1), re.findall(r"'([^']*)'", choice.group(2)), choice.group(3)
         near = _nearest(given, values)
         return f"{key} must be {' or '.join(values)}, not '{given}'; the nearest is '{near}'"
+    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
     kind = re.search(r"""Parser key "([\w.]+)": Expected a <class '(\w+)'>\. Got value: (.*)""", text)
     if kind:
-        wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-            kind.group(2), kind.group(2)
-        )
-        return f"{kind.group(1)} must be {wanted}, not '{kind.group(3)}'"
+        return f"{kind.group(1)} must be {kinds.get(kind.group(2), kind.group(2))}, not '{kind.group(3)}'"
+    optional = re.search(
+        r"""Parser key "([\w.]+)": .*Subtypes: \[<class '(\w+)'>, <class 'NoneType'>\].*Given value: (.*)""", text
+    )
+    if optional:
+        wanted = kinds.get(optional.group(2), optional.group(2))
+        return f"{optional.group(1)} must be {wanted}, or null, not '{optional.group(3)}'"
     backbone = re.search(r"""Parser key "model.vlm".*Expected a dot import path string: (\S+)""", text)
     if backbone:
         classes = {name: getattr(vlm, name) for name in vlm.__all__ if name != "VLM"}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from torch import Tensor
 
-from furl_lightning.replay import FIELDS, Replay
+from furl_lightning.replay import Replay
 from furl_lightning.success_memory import SuccessMemory
 
 STEPS_PER_FILE = 5_000
@@ -78,7 +78,7 @@ class Journal:
         for entry in entries:
             assert folder is not None
             arrays = _read(folder / entry["file"], entry["sha256"])
-            steps = TensorDict({name: arrays[name][-replay.capacity :] for name in FIELDS})
+            steps = TensorDict({name: arrays[name][-replay.capacity :] for name in replay.fields})
             steps.auto_batch_size_(2)
             replay.restore(steps, entry["end"])
             positives, negatives = (

@@ -52,18 +52,43 @@ class PopulationLinear(nn.Module):
             member.copy_(draw)
 
 
-class PopulationMLP(nn.Module):
-    """Linear layers with ReLU between: [*members, B, sizes[0]] -> [*members, B, sizes[-1]]."""
+class PopulationLayerNorm(nn.Module):
+    """Layer normalisation over the last axis with each member's own gain and bias: [*members, B, features]."""
 
-    def __init__(self, members: Sequence[int], sizes: Sequence[int], final_relu: bool = False) -> None:
+    def __init__(self, members: Sequence[int], features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(*members, 1, features))
+        self.bias = nn.Parameter(torch.zeros(*members, 1, features))
+
+    def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Normalise, for all agents or the given ones (int64 [K])."""
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if agents is not None:
+            weight, bias = weight.index_select(0, agents), bias.index_select(0, agents)
+        return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), weight)
+
+
+class PopulationMLP(nn.Module):
+    """Linear layers with ReLU between: [*members, B, sizes[0]] -> [*members, B, sizes[-1]].
+
+    With ``layer_norm`` every hidden layer is normalised before its ReLU.
+    """
+
+    def __init__(
+        self, members: Sequence[int], sizes: Sequence[int], final_relu: bool = False, layer_norm: bool = False
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(PopulationLinear(members, i, o) for i, o in itertools.pairwise(sizes))
+        self.norms = nn.ModuleList(PopulationLayerNorm(members, size) for size in sizes[1:-1] if layer_norm)
         self.final_relu = final_relu
 
     def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
         """Apply the layers, for all agents or the given ones (int64 [K])."""
         for depth, layer in enumerate(self.layers, start=1):
             x = layer(x, agents)
+            if depth <= len(self.norms):
+                x = self.norms[depth - 1](x, agents)
             if depth < len(self.layers) or self.final_relu:
                 x = F.relu(x)
         return x
@@ -109,9 +134,11 @@ class Actor(nn.Module):
 class TwinCritic(nn.Module):
     """Two independent Q functions an agent: MLP (obs, action)-H-...-H-1."""
 
-    def __init__(self, num_agents: int, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self, num_agents: int, obs_dim: int, action_dim: int, hidden: Sequence[int], layer_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.net = PopulationMLP([num_agents, 2], [obs_dim + action_dim, *hidden, 1])
+        self.net = PopulationMLP([num_agents, 2], [obs_dim + action_dim, *hidden, 1], layer_norm=layer_norm)
 
     def forward(self, observation: Tensor, action: Tensor, agents: Tensor | None = None) -> Tensor:
         """Both values [A, 2, B] of observations [A, B, obs] and actions [A, B, action]."""

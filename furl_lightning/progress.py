@@ -54,8 +54,10 @@ class Progress(ProgressBar):
         if batch.episode is not None:
             self._success = f"{float(batch.episode.success.float().mean()):.2f}"
         if data.env_steps % EPISODE_STEPS < data.steps_per_iteration:
-            active = int(pl_module.relay.active.sum())
-            self._bar.set_postfix_str(f"relay {active}/{len(data.agents)}, success {self._success}", refresh=False)
+            shown = f"success {self._success}"
+            if pl_module.relay is not None:
+                shown = f"relay {int(pl_module.relay.active.sum())}/{len(data.agents)}, {shown}"
+            self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(data.env_steps - self._bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -23,10 +23,15 @@ class Replay:
     Fields of a step: observation, next_observation float32 [A, obs]; action float32 [A, action];
     reward float32 [A]; terminated bool [A]; embedding of the frame after the action, float16
     [A, D]; goal_distance float32 [A], its L2 distance to the goal image's embedding.
+
+    Args:
+        capacity: steps held.
+        device: where they are held.
+        fields: those of the above that a method uses; no other is held.
     """
 
-    def __init__(self, capacity: int, device: torch.device | str = "cpu") -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, device: torch.device | str = "cpu", fields: Sequence[str] = FIELDS) -> None:
+        self.capacity, self.fields = capacity, tuple(fields)
         self.buffer = TensorDictReplayBuffer(
             storage=LazyTensorStorage(capacity, device=device), writer=RoundRobinWriter(), batch_size=1
         )
@@ -42,14 +47,28 @@ class Replay:
         self.steps_written += steps.batch_size[0]
         self._bind(steps.batch_size[1])
 
-    def sample(self, batch_size: int, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """Uniform batches with replacement, independent for each agent: fields [A, B, ...]."""
-        size = len(self)
-        step = torch.stack([torch.randint(size, (batch_size,), generator=g) for g in generators])
-        return self.at(step)
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest step that is held."""
+        return self.steps_written - len(self)
 
-    def at(self, step: Tensor) -> dict[str, Tensor]:
-        """The transitions at places [A, B] of the ring, fields [A, B, ...]."""
+    @property
+    def bytes_per_transition(self) -> int:
+        """What one agent's step takes; 0 before the first write."""
+        return sum(values[0].nbytes for values in self._flat.values())
+
+    def draw(self, batch_size: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """Numbers of steps, uniform with replacement, independent for each agent: int64 [A, B]."""
+        size = self.steps_written - self.oldest
+        return self.oldest + torch.stack([torch.randint(size, (batch_size,), generator=g) for g in generators])
+
+    def sample(self, batch_size: int, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """The transitions that :meth:`draw` names, fields [A, B, ...]."""
+        return self.at(self.draw(batch_size, generators))
+
+    def at(self, number: Tensor) -> dict[str, Tensor]:
+        """The transitions of steps numbered [A, B] since the run began, fields [A, B, ...]."""
+        step = number % self.capacity
         row = step * self.num_agents + torch.arange(self.num_agents)[:, None]
         flat = row.flatten()
         return {
@@ -63,14 +82,14 @@ class Replay:
 
     def steps(self, start: int, end: int) -> dict[str, Tensor]:
         """All fields of the steps numbered start <= n < end since the run began, [end - start, A, ...]."""
-        oldest = self.steps_written - len(self)
-        if not oldest <= start <= end <= self.steps_written:
-            raise ValueError(f"steps {start} to {end} are not held; the buffer has {oldest} to {self.steps_written}")
+        if not self.oldest <= start <= end <= self.steps_written:
+            has = f"{self.oldest} to {self.steps_written}"
+            raise ValueError(f"steps {start} to {end} are not held; the buffer has {has}")
         place = torch.arange(start, end) % self.capacity
         stored = self.buffer.storage._storage
         if len(place) and place[0] <= place[-1]:
-            return {name: stored[name][place[0] : place[-1] + 1] for name in FIELDS}
-        return {name: stored[name][place] for name in FIELDS}
+            return {name: stored[name][place[0] : place[-1] + 1] for name in self.fields}
+        return {name: stored[name][place] for name in self.fields}
 
     def restore(self, steps: TensorDictBase, end: int) -> None:
         """Put steps [T, A], the last of which is number ``end`` - 1, where they stood before."""
@@ -84,5 +103,5 @@ class Replay:
     def _bind(self, num_agents: int) -> None:
         if not self._flat:  # the storage takes its memory at the first write
             stored = self.buffer.storage._storage
-            self._flat = {name: stored[name].flatten(0, 1) for name in FIELDS}
+            self._flat = {name: stored[name].flatten(0, 1) for name in self.fields}
             self.num_agents = num_agents

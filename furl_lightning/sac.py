@@ -61,6 +61,7 @@ class SAC(nn.Module):
         tau: share of the new critic in the target copy after each update.
         target_entropy: in nats; None takes -action_dim / 2, the published code's choice.
         min_std: least deviation of the actor before the tanh.
+        critic_layer_norm: normalise the critics' hidden layers.
     """
 
     def __init__(
@@ -73,13 +74,15 @@ class SAC(nn.Module):
         tau: float = 0.01,
         target_entropy: float | None = None,
         min_std: float = MIN_STD,
+        critic_layer_norm: bool = False,
     ) -> None:
         super().__init__()
         self.gamma, self.tau = gamma, tau
         self.target_entropy = -action_dim / 2 if target_entropy is None else target_entropy
         self.actor = Actor(num_agents, obs_dim, action_dim, hidden, min_std)
-        self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden)
-        self.target_critic = TwinCritic(num_agents, obs_dim, action_dim, hidden).requires_grad_(False)
+        self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, critic_layer_norm)
+        self.target_critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, critic_layer_norm)
+        self.target_critic.requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.zeros(num_agents))
 
     def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:

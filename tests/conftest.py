@@ -44,7 +44,7 @@ def run(tmp_path: Path, tiny_clip: Path) -> Run:
     """Run furl-fit in small with the given settings; returns the last checkpoint and the metrics."""
 
     def _run(name: str, *flags: str, **settings: Any) -> dict[str, Any]:
-        vlm = {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
+        vlm = {} if settings.get("model__vlm") == "null" else {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
         values = {**SMALL, **vlm, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
         argv = [*flags, "--runs", str(tmp_path), "--name", name]
         for key, value in values.items():

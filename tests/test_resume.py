@@ -18,8 +18,16 @@ IGNORE = ("journal", "callbacks")
         {},
         {"data__goal": "random"},
         {"data__num_workers": 1, "model__relay_threshold": 10_000},
+        {
+            "model__vlm": "null",
+            "model__reward": "task",
+            "model__relay": "false",
+            "model__critic_layer_norm": "true",
+            "data__updates_per_step": 2,
+        },
+        {"model__reward": "cosine", "model__relay_counts": "successes", "data__success_share": 0.5},
     ],
-    ids=["fixed-relay-ends", "random-goals", "workers-relay-lasts"],
+    ids=["fixed-relay-ends", "random-goals", "workers-relay-lasts", "sac-alone", "zero-shot-and-successes-drawn"],
 )
 def test_resumed_run_is_bit_equal(run: Run, tmp_path: Path, settings: dict[str, object]) -> None:
     """Stopped in the middle of an episode, after the replay ring has wrapped."""
