@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ from torch import Tensor
 from torchrl.collectors import Collector
 
 from furl_lightning.alignment import Triple
+from furl_lightning.encoder import SMALLEST, FrameStack, draw_shifts, random_shift
 from furl_lightning.env import MetaWorldEnv, RewardKind
 from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.journal import Journal
+from furl_lightning.pixel_replay import PixelReplay
 from furl_lightning.policy import ExplorationPolicy, RelayPolicy, SoloPolicy
 from furl_lightning.randomness import Randomness
-from furl_lightning.rendering import RenderQuality
+from furl_lightning.rendering import FRAME_SIZE, RenderQuality
 from furl_lightning.replay import FIELDS, Replay
 from furl_lightning.simulator import GoalMode, first_success_frame
 from furl_lightning.success_memory import LagRule, SuccessMemory
@@ -33,6 +35,8 @@ from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
 
 if TYPE_CHECKING:
     from furl_lightning.module import FuRLModule
+
+ObservationKind = Literal["state", "pixels"]
 
 logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces every storage that it allocates
 
@@ -71,6 +75,8 @@ class FuRLDataModule(LightningDataModule):
         env_steps: length of the run, in environment steps per agent.
         start_steps: steps of uniform random actions at the beginning, without updates.
         goal: fixed: placed once from the seed, goal hidden; random: placed anew at each reset, goal observed.
+        obs: what policies see: state, or pixels, the last three frames (DrQ).
+        pixel_size: side of the frames that policies see.
         goal_image: align with the expert's first-success frame until the agent's own first success; null:
             wherever there are heads to align.
         reward: task reward: sparse (success - 1) or dense (Meta-World's own).
@@ -99,6 +105,8 @@ class FuRLDataModule(LightningDataModule):
         env_steps: int = 1_000_000,
         start_steps: int = 10_000,
         goal: GoalMode = "fixed",
+        obs: ObservationKind = "state",
+        pixel_size: int = 84,
         goal_image: bool | None = None,
         reward: RewardKind = "sparse",
         prompts: dict[str, str] | None = None,
@@ -147,6 +155,11 @@ class FuRLDataModule(LightningDataModule):
         for name, value in dict(replay_size=replay_size, memory_size=memory_size).items():
             if value < EPISODE_STEPS:
                 raise ValueError(f"data.{name} must hold an episode of {EPISODE_STEPS} steps, not {value}")
+        if not SMALLEST <= pixel_size <= FRAME_SIZE:
+            raise ValueError(
+                f"data.pixel_size must be from {SMALLEST}, which the encoder needs, to {FRAME_SIZE}, the size of "
+                f"data.render's picture, not {pixel_size}"
+            )
         if not seeds:
             raise ValueError("data.seeds is empty; give at least one, e.g. [0]")
         if min(seeds) < 0:
@@ -172,6 +185,8 @@ class FuRLDataModule(LightningDataModule):
         self.eval_every, self.save_every = eval_every, save_every
         self.eval_episodes = eval_episodes or (1 if goal == "fixed" else 10)
         self.settings = SimulatorSettings(goal, render, mirror, bgr)
+        self.frame_size = pixel_size if obs == "pixels" else None
+        """Side of the frames that policies see; None where they see states."""
 
         self.randomness = Randomness(self.agents)
         self.env_steps = 0
@@ -201,7 +216,13 @@ class FuRLDataModule(LightningDataModule):
             )
         if self.goal_image is None:
             self.goal_image = aligned
-        if module.vlm is None:
+        largest = module.vlm.image_size if module.vlm is not None else None
+        if self.frame_size is not None and largest is not None and self.frame_size > largest:
+            raise ValueError(
+                f"data.pixel_size {self.frame_size} is more than model.vlm sees ({largest}): the VLM is to have the "
+                "larger picture; set a smaller data.pixel_size or name another VLM"
+            )
+        if module.vlm is None and self.frame_size is None:
             self.settings = replace(self.settings, render=None)
 
     def connect(self, module: FuRLModule) -> None:
@@ -209,7 +230,8 @@ class FuRLDataModule(LightningDataModule):
         self._module = module
         device, num = module.device, len(self.agents)
         self.journal = Journal(self.run_folder / "checkpoints" if self.run_folder else None)
-        self.replay = Replay(self.replay_capacity, device, self._fields(module))
+        kind = Replay if self.frame_size is None else PixelReplay
+        self.replay = kind(self.replay_capacity, device, self._fields(module))
         counting = module.relaying and module.relay_counts == "positives"
         self.remembers = module.reward is not None or counting
         """Whether there is a success memory."""
@@ -227,7 +249,7 @@ class FuRLDataModule(LightningDataModule):
             if self.goal_embedding is None:
                 self.goal_embedding = self._embed_goals(module)
             self.goal_embedding = self.goal_embedding.to(device)
-        self._env = MetaWorldEnv(self.agents, self.settings, self.num_workers, self.reward_kind)
+        self._env = MetaWorldEnv(self.agents, self.settings, self.num_workers, self.reward_kind, self.frame_size)
         self.policy = self._policy(module)
         self._success = torch.zeros(EPISODE_STEPS, num, dtype=torch.bool)
         self._returns = torch.zeros(num)
@@ -250,15 +272,28 @@ class FuRLDataModule(LightningDataModule):
     def _fields(self, module: FuRLModule) -> list[str]:
         """What the method needs of a step."""
         absent = {"embedding": module.vlm is None, "goal_distance": not self.goal_image}
-        return [name for name in FIELDS if not absent.get(name)]
+        if self.frame_size is not None:
+            absent |= {"observation": True, "next_observation": True}
+        fields = [name for name in FIELDS if not absent.get(name)]
+        return fields if self.frame_size is None else [*fields, "frame"]
+
+    def frame_stack(self) -> FrameStack | None:
+        """What a policy that sees pixels needs to see them; one for each policy."""
+        return None if self.frame_size is None else FrameStack()
 
     def _policy(self, module: FuRLModule) -> ExplorationPolicy:
         if module.relay is None:
             noise = module.sac_noise if module.vlm_agent is None else 0.0
-            return SoloPolicy(module.evaluated_agent, self.randomness, self.start_steps, noise)
+            return SoloPolicy(module.evaluated_agent, self.randomness, self.start_steps, noise, self.frame_stack())
         assert module.vlm_agent is not None and module.sac_agent is not None
         return RelayPolicy(
-            module.vlm_agent, module.sac_agent, module.relay, self.randomness, self.start_steps, module.sac_noise
+            module.vlm_agent,
+            module.sac_agent,
+            module.relay,
+            self.randomness,
+            self.start_steps,
+            module.sac_noise,
+            self.frame_stack(),
         )
 
     def _embed_goals(self, module: FuRLModule) -> Tensor:
@@ -326,8 +361,13 @@ class FuRLDataModule(LightningDataModule):
             steps["embedding"] = embedding.half()
             if self.goal_embedding is not None:
                 steps["goal_distance"] = (embedding - self.goal_embedding[:, None]).norm(dim=-1)
-        self.replay.extend(TensorDict({k: v.transpose(0, 1) for k, v in steps.items()}, [length, num]))
         begun = self.env_steps % EPISODE_STEPS
+        if isinstance(self.replay, PixelReplay):
+            steps["frame"] = following["frame"]
+            if not begun:
+                self.replay.begin_episode(rollout["frame"][:, 0])
+        fields = {name: steps[name].transpose(0, 1) for name in self.replay.fields}
+        self.replay.extend(TensorDict(fields, [length, num]))
         self._success[begun : begun + length] = following["success"].squeeze(-1).T
         self._returns += following["reward"].sum((1, 2))
         self.env_steps += length
@@ -357,10 +397,15 @@ class FuRLDataModule(LightningDataModule):
         number = self.replay.draw(self.batch_size, generators)
         if self.successful is not None:
             count = round(self.success_share * self.batch_size)
-            self.successful.replace(number, count, self.replay.oldest, generators)
+            self.successful.replace(number, count, self.replay.first_drawable, generators)
         transitions = self.replay.at(number)
         if "embedding" in transitions:
             transitions["embedding"] = transitions["embedding"].float()
+        if "frames" in transitions:
+            frames = transitions.pop("frames")
+            shift = draw_shifts(generators, 2, self.batch_size)
+            transitions["observation"] = random_shift(frames[:, :, :-1], shift[:, 0])
+            transitions["next_observation"] = random_shift(frames[:, :, 1:], shift[:, 1])
         transitions["discount"] = 1.0 - transitions.pop("terminated").float()
         agents = self.memory.drawable.nonzero().flatten().tolist() if self._module.reward is not None else []
         triple = self.memory.draw(agents, self.batch_size, generators) if agents else None
@@ -417,6 +462,12 @@ class FuRLDataModule(LightningDataModule):
         self._returns.copy_(state["returns"])
         self._success.copy_(state["success"])
         begun = self.env_steps % EPISODE_STEPS
+        if begun and isinstance(self.replay, PixelReplay):
+            assert self.policy.stack is not None
+            number = torch.full((len(self.agents), 1), self.replay.steps_written - 1)
+            self.policy.stack.frames = self.replay.stacks(number)[
+                :, 0, :-1
+            ].cpu()  # before the newest, still to be shown
         actions = self.replay.last(begun, "action").cpu() if begun else torch.empty(0, len(self.agents), 4)
         self._env.restore(state["environment"], actions)
 

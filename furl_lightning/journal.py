@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tensordict import TensorDict
 from torch import Tensor
 
 from furl_lightning.replay import Replay
@@ -78,9 +77,7 @@ class Journal:
         for entry in entries:
             assert folder is not None
             arrays = _read(folder / entry["file"], entry["sha256"])
-            steps = TensorDict({name: arrays[name][-replay.capacity :] for name in replay.fields})
-            steps.auto_batch_size_(2)
-            replay.restore(steps, entry["end"])
+            replay.restore(arrays, entry["end"])
             positives, negatives = (
                 (torch.tensor(entry[kind][0]), torch.tensor(entry[kind][1])) for kind in ("positives", "negatives")
             )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from furl_lightning.alignment import AlignedReward
 from furl_lightning.data import Batch, Episode, FuRLDataModule, Iteration
+from furl_lightning.encoder import ConvEncoder
 from furl_lightning.optim import PopulationAdam
 from furl_lightning.randomness import normal
 from furl_lightning.relay import Relay
@@ -126,13 +127,21 @@ class FuRLModule(LightningModule):
         data: FuRLDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         data.prepare_for(self)
         if not self.agents:
-            self.build(data.agents, data.instructions, data.randomness.init)
+            self.build(data.agents, data.instructions, data.randomness.init, data.frame_size)
 
     def build(
-        self, agents: Sequence[Agent], instructions: Sequence[str], generators: Sequence[torch.Generator]
+        self,
+        agents: Sequence[Agent],
+        instructions: Sequence[str],
+        generators: Sequence[torch.Generator],
+        frame_size: int | None = None,
     ) -> None:
-        """Make the networks for a population, initialised from one generator an agent."""
+        """Make the networks for a population, initialised from one generator an agent.
+
+        They see stacks of frames of the given size, or states where it is None.
+        """
         self.agents = list(agents)
+        self._frame_size = frame_size
         if self.vlm is not None:
             self.vlm_agent = self._make_sac()
         if self.vlm is None or self.relaying:
@@ -150,14 +159,17 @@ class FuRLModule(LightningModule):
             self.relay = Relay(len(self.agents), self.relay_turns, self.relay_threshold)
 
     def _make_sac(self) -> SAC:
+        num, size = len(self.agents), self._frame_size
+        encoder = ConvEncoder(num, size) if size is not None else None
         return SAC(
-            len(self.agents),
-            OBS_DIM,
+            num,
+            encoder.width if encoder is not None else OBS_DIM,
             ACTION_DIM,
             self.hidden,
             self.gamma,
             self.tau,
             critic_layer_norm=self.critic_layer_norm,
+            encoder=encoder,
         )
 
     def _learners(self) -> tuple[SAC | None, SAC | None, AlignedReward | None]:
@@ -333,6 +345,7 @@ class FuRLModule(LightningModule):
         if self.relay is not None:
             measured["relay/active"] = self.relay.active.float()
         self.log_agents(measured, env_steps)
+        self.log_run({"memory/transition_bytes": data.replay.bytes_per_transition}, env_steps)
         steps_before, time_before = self._logged
         steps, elapsed = env_steps - steps_before, perf_counter() - time_before
         spent = {**data.take_seconds(), "update": self._update_seconds}
@@ -412,6 +425,7 @@ class FuRLModule(LightningModule):
             "population (data.tasks x data.seeds)": " ".join(str(agent) for agent in data.agents),
             "data.goal": data.goal,
             "data.reward": data.reward_kind,
+            "data.obs": "state" if data.frame_size is None else f"pixels of size {data.frame_size}",
             "data.goal_image": str(data.goal_image),
             "frames (data.render, data.mirror, data.bgr)": str(data.settings),
             "instructions (data.prompts)": " | ".join(data.instructions),

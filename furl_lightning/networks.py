@@ -43,13 +43,44 @@ class PopulationLinear(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
         """LeCun-normal weights (truncated at two deviations), zero biases; one generator an agent."""
-        # 0.8796 is the deviation of a unit normal truncated at +-2, which the truncation takes away.
-        std = math.sqrt(1.0 / self.weight.shape[-2]) / 0.87962566103423978
         self.bias.zero_()
-        for member, generator in zip(self.weight, generators, strict=True):
-            draw = torch.empty(member.shape)
-            nn.init.trunc_normal_(draw, 0.0, std, -2 * std, 2 * std, generator=generator)
-            member.copy_(draw)
+        _draw_lecun_normal(self.weight, self.weight.shape[-2], generators)
+
+
+class PopulationConv2d(nn.Module):
+    """A convolution for each agent, as one grouped convolution: [B, A * in, H, W] -> [B, A * out, H', W'].
+
+    ``weight`` is [A, out, in, kernel, kernel], ``bias`` [A, out]. Group i of the channels is agent i's.
+    """
+
+    def __init__(self, num_agents: int, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.zeros(num_agents, out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(num_agents, out_channels))
+
+    def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Apply every agent's convolution, or, with ``agents`` (int64 [K]), those agents' only."""
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if agents is not None:
+            weight, bias = weight.index_select(0, agents), bias.index_select(0, agents)
+        return F.conv2d(x, weight.flatten(0, 1), bias.flatten(), self.stride, groups=len(weight))
+
+    @torch.no_grad()
+    def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
+        """LeCun-normal weights (truncated at two deviations), zero biases; one generator an agent."""
+        self.bias.zero_()
+        _draw_lecun_normal(self.weight, self.weight[0, 0].numel(), generators)
+
+
+def _draw_lecun_normal(weight: Tensor, fan_in: int, generators: Sequence[torch.Generator]) -> None:
+    # 0.8796 is the deviation of a unit normal truncated at +-2, which the truncation takes away.
+    std = math.sqrt(1.0 / fan_in) / 0.87962566103423978
+    for member, generator in zip(weight, generators, strict=True):
+        draw = torch.empty(member.shape)
+        nn.init.trunc_normal_(draw, 0.0, std, -2 * std, 2 * std, generator=generator)
+        member.copy_(draw)
 
 
 class PopulationLayerNorm(nn.Module):
@@ -150,5 +181,5 @@ class TwinCritic(nn.Module):
 def reset_parameters(network: nn.Module, generators: Sequence[torch.Generator]) -> None:
     """Initialise all layers of a network, each agent from its own generator."""
     for module in network.modules():
-        if isinstance(module, PopulationLinear):
+        if isinstance(module, PopulationLinear | PopulationConv2d):
             module.reset_parameters(generators)

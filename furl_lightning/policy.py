@@ -9,6 +9,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
+from furl_lightning.encoder import FrameStack
 from furl_lightning.randomness import Randomness, normal, uniform_actions
 from furl_lightning.relay import Relay
 from furl_lightning.sac import SAC
@@ -21,14 +22,15 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
     Args:
         randomness: its ``exploration`` stream is drawn from.
         start_steps: environment steps of uniform random actions at the beginning.
+        stack: see frames, read from ``frame``, in place of ``observation``.
     """
 
     in_keys = ["observation", "episode_step"]
     out_keys = ["action"]
 
-    def __init__(self, randomness: Randomness, start_steps: int) -> None:
+    def __init__(self, randomness: Randomness, start_steps: int, stack: FrameStack | None = None) -> None:
         super().__init__()
-        self.randomness, self.start_steps = randomness, start_steps
+        self.randomness, self.start_steps, self.stack = randomness, start_steps, stack
         self.env_steps = 0
         """Actions chosen so far, per agent."""
 
@@ -38,10 +40,11 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
         step = int(tensordict["episode_step"][0])
         if step == 0:
             self.begin_episode()
+        observation = _observe(tensordict, self.stack)
         if self.env_steps < self.start_steps:
             action = uniform_actions(self.randomness.exploration, ACTION_DIM)
         else:
-            action = self.choose(tensordict["observation"][:, None], step)[:, 0].cpu()
+            action = self.choose(observation, step)[:, 0].cpu()
         self.env_steps += 1
         tensordict["action"] = action
         return tensordict
@@ -51,7 +54,7 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
 
     @abstractmethod
     def choose(self, observation: Tensor, step: int) -> Tensor:
-        """Actions [A, 1, action] for observations [A, 1, obs] at a step of the episode."""
+        """Actions [A, 1, action] for observations [A, 1, ...] at a step of the episode."""
 
 
 class RelayPolicy(ExplorationPolicy):
@@ -60,7 +63,7 @@ class RelayPolicy(ExplorationPolicy):
     Args:
         vlm_agent, sac_agent: the two SAC populations; held, not owned, so always up to date.
         relay: says whose turn it is; told here when an episode begins.
-        randomness, start_steps: see :class:`ExplorationPolicy`.
+        randomness, start_steps, stack: see :class:`ExplorationPolicy`.
         sac_noise: deviation of the Gaussian noise added to the SAC agent's sampled action, which is
             then clipped to [-1, 1].
     """
@@ -73,8 +76,9 @@ class RelayPolicy(ExplorationPolicy):
         randomness: Randomness,
         start_steps: int,
         sac_noise: float = 0.2,
+        stack: FrameStack | None = None,
     ) -> None:
-        super().__init__(randomness, start_steps)
+        super().__init__(randomness, start_steps, stack)
         self._agents = (vlm_agent, sac_agent)  # in a tuple: their weights are the module's to save
         self.relay, self.sac_noise = relay, sac_noise
 
@@ -99,13 +103,20 @@ class SoloPolicy(ExplorationPolicy):
 
     Args:
         agent: held, not owned, so always up to date.
-        randomness, start_steps: see :class:`ExplorationPolicy`.
+        randomness, start_steps, stack: see :class:`ExplorationPolicy`.
         extra_noise: deviation of Gaussian noise added to the sampled action, which is then clipped
             to [-1, 1]; 0 samples from the policy alone.
     """
 
-    def __init__(self, agent: SAC, randomness: Randomness, start_steps: int, extra_noise: float = 0.0) -> None:
-        super().__init__(randomness, start_steps)
+    def __init__(
+        self,
+        agent: SAC,
+        randomness: Randomness,
+        start_steps: int,
+        extra_noise: float = 0.0,
+        stack: FrameStack | None = None,
+    ) -> None:
+        super().__init__(randomness, start_steps, stack)
         self._agent = (agent,)
         self.extra_noise = extra_noise
 
@@ -121,7 +132,7 @@ class SoloPolicy(ExplorationPolicy):
 def explore(agent: SAC, observation: Tensor, noise: Tensor, extra: Tensor | None = None) -> Tensor:
     """Sampled actions [A, 1, action] for standard normal noise of that shape; ``extra`` is added, then clipped."""
     device = agent.log_alpha.device
-    action, _ = agent.actor.sample(observation.to(device), noise.to(device))
+    action = agent.sample(observation.to(device), noise.to(device))
     return action if extra is None else (action + extra.to(device)).clamp(-1.0, 1.0)
 
 
@@ -131,14 +142,21 @@ class DeterministicPolicy(TensorDictModuleBase):
     in_keys = ["observation"]
     out_keys = ["action"]
 
-    def __init__(self, agent: SAC) -> None:
+    def __init__(self, agent: SAC, stack: FrameStack | None = None) -> None:
         super().__init__()
-        self._agent = (agent,)
+        self._agent, self.stack = (agent,), stack
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``action`` [A, action] for ``observation`` [A, obs]."""
+        """Write ``action`` [A, action] for ``observation`` [A, obs], or for the frames seen so far."""
         (agent,) = self._agent
-        observation = tensordict["observation"][:, None].to(agent.log_alpha.device)
-        tensordict["action"] = agent.actor.deterministic(observation)[:, 0].cpu()
+        observation = _observe(tensordict, self.stack).to(agent.log_alpha.device)
+        tensordict["action"] = agent.deterministic(observation)[:, 0].cpu()
         return tensordict
+
+
+def _observe(tensordict: TensorDictBase, stack: FrameStack | None) -> Tensor:
+    """What an agent's networks take, [A, 1, ...]."""
+    if stack is None:
+        return tensordict["observation"][:, None]
+    return stack.push(tensordict["frame"], first=int(tensordict["episode_step"][0]) == 0)[:, None]

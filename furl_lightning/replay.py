@@ -6,7 +6,7 @@ and what is new since a checkpoint is one slice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -31,7 +31,7 @@ class Replay:
     """
 
     def __init__(self, capacity: int, device: torch.device | str = "cpu", fields: Sequence[str] = FIELDS) -> None:
-        self.capacity, self.fields = capacity, tuple(fields)
+        self.capacity, self.fields, self.device = capacity, tuple(fields), torch.device(device)
         self.buffer = TensorDictReplayBuffer(
             storage=LazyTensorStorage(capacity, device=device), writer=RoundRobinWriter(), batch_size=1
         )
@@ -53,14 +53,20 @@ class Replay:
         return self.steps_written - len(self)
 
     @property
+    def first_drawable(self) -> int:
+        """Number of the oldest step that may be drawn."""
+        return self.oldest
+
+    @property
     def bytes_per_transition(self) -> int:
         """What one agent's step takes; 0 before the first write."""
         return sum(values[0].nbytes for values in self._flat.values())
 
     def draw(self, batch_size: int, generators: Sequence[torch.Generator]) -> Tensor:
         """Numbers of steps, uniform with replacement, independent for each agent: int64 [A, B]."""
-        size = self.steps_written - self.oldest
-        return self.oldest + torch.stack([torch.randint(size, (batch_size,), generator=g) for g in generators])
+        oldest = self.first_drawable
+        size = self.steps_written - oldest
+        return oldest + torch.stack([torch.randint(size, (batch_size,), generator=g) for g in generators])
 
     def sample(self, batch_size: int, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """The transitions that :meth:`draw` names, fields [A, B, ...]."""
@@ -68,13 +74,14 @@ class Replay:
 
     def at(self, number: Tensor) -> dict[str, Tensor]:
         """The transitions of steps numbered [A, B] since the run began, fields [A, B, ...]."""
-        step = number % self.capacity
-        row = step * self.num_agents + torch.arange(self.num_agents)[:, None]
-        flat = row.flatten()
-        return {
-            name: values.index_select(0, flat.to(values.device)).unflatten(0, step.shape)
-            for name, values in self._flat.items()
-        }
+        return {name: self._gather(name, number) for name in self.fields}
+
+    def _gather(self, name: str, number: Tensor) -> Tensor:
+        """One field of steps numbered [A, ...], which are held: [A, ..., field]."""
+        values = self._flat[name]
+        agent = torch.arange(self.num_agents).view(-1, *[1] * (number.dim() - 1))
+        row = (number % self.capacity) * self.num_agents + agent
+        return values.index_select(0, row.flatten().to(values.device)).unflatten(0, number.shape)
 
     def last(self, count: int, field: str) -> Tensor:
         """One field of the last ``count`` steps, oldest first: [count, A, ...]."""
@@ -91,14 +98,16 @@ class Replay:
             return {name: stored[name][place[0] : place[-1] + 1] for name in self.fields}
         return {name: stored[name][place] for name in self.fields}
 
-    def restore(self, steps: TensorDictBase, end: int) -> None:
-        """Put steps [T, A], the last of which is number ``end`` - 1, where they stood before."""
-        place = torch.arange(end - steps.batch_size[0], end) % self.capacity
-        self.buffer.storage.set(place, TensorDict(dict(steps.items()), steps.batch_size[:1]))
+    def restore(self, steps: Mapping[str, Tensor], end: int) -> None:
+        """Put back what :meth:`steps` gave for steps up to number ``end`` - 1, as far as they fit."""
+        held = {name: steps[name][-self.capacity :] for name in self.fields}
+        length, num_agents = held["reward"].shape
+        place = torch.arange(end - length, end) % self.capacity
+        self.buffer.storage.set(place, TensorDict(held, [length]))
         writer_state = self.buffer.writer.state_dict()
         self.buffer.writer.load_state_dict({**writer_state, "_cursor": end % self.capacity})
         self.steps_written = end
-        self._bind(steps.batch_size[1])
+        self._bind(num_agents)
 
     def _bind(self, num_agents: int) -> None:
         if not self._flat:  # the storage takes its memory at the first write

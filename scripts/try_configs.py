@@ -41,10 +41,10 @@ REFERENCE = "method/furl.yaml"
 HEAD = """# Each configuration, run
 
 `python scripts/try_configs.py --out docs/configs.md`, {cores} cores: {steps} steps of each file under `conf/` on
-drawer-close, one agent, batches as configured, the package's own VLM. *On* names the switches of `docs/methods.md` and what else
-differs from `conf/mt10.yaml`; *computed* and *bytes* (of one transition in the replay buffer) are read from the run's
-metrics and files. Speed is the median over the steps in which the learner learns; the machine was shared, so compare
-the last column: speed as a multiple of `{reference}` in the same call.
+drawer-close, one agent, batches as configured, the package's own VLM. *On* names the switches of
+`docs/methods.md` and what else differs from `conf/mt10.yaml`. *Computed* and *bytes* (of one transition in the
+replay buffer) are read from the run's metrics and files. Speed is the median over the steps in which the learner
+learns. The machine was shared, so compare the last column: speed as a multiple of `{reference}` in the same call.
 
 | file | on | computed | bytes | steps/s | of FuRL's |
 |---|---|---|---|---|---|
@@ -112,7 +112,8 @@ def main() -> None:
     files = ["mt10.yaml", REFERENCE, *(file for file in files if file not in ("mt10.yaml", REFERENCE))]
     text = HEAD.format(cores=os.cpu_count(), steps=SMALL["data.env_steps"], reference=REFERENCE)
     print(text, end="")
-    reference, base = 0.0, {}
+    reference = 0.0
+    base: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as runs:
         for file in files:
             folder = run(file, Path(runs))

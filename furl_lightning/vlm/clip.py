@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as library_logging
 
@@ -66,6 +66,11 @@ class CLIP(VLM):
     def width(self) -> int:
         """Width of every embedding."""
         return int(cast(int, self._config.projection_dim))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square picture that the network sees."""
+        return int(cast(int, cast(CLIPVisionConfig, self._config.vision_config).image_size))
 
     @property
     def name(self) -> str:
