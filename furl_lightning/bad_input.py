@@ -77,12 +77,16 @@ def one_line(error: BaseException, options: Sequence[str]) -> str:
         key, values, given = choice.group(1), re.findall(r"'([^']*)'", choice.group(2)), choice.group(3)
         near = nearest(given, values)
         return f"{key} must be {' or '.join(values)}, not '{given}'; the nearest is '{near}'"
+    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
     kind = re.search(r"""Parser key "([\w.]+)": Expected a <class '(\w+)'>\. Got value: (.*)""", text)
     if kind:
-        wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-            kind.group(2), kind.group(2)
-        )
-        return f"{kind.group(1)} must be {wanted}, not '{kind.group(3)}'"
+        return f"{kind.group(1)} must be {kinds.get(kind.group(2), kind.group(2))}, not '{kind.group(3)}'"
+    optional = re.search(
+        r"""Parser key "([\w.]+)": .*Subtypes: \[<class '(\w+)'>, <class 'NoneType'>\].*Given value: (.*)""", text
+    )
+    if optional:
+        wanted = kinds.get(optional.group(2), optional.group(2))
+        return f"{optional.group(1)} must be {wanted}, or null, not '{optional.group(3)}'"
     backbone = re.search(
         r"""Parser key "(?:model\.)?vlm".*(?:Expected a dot import path string: (\S+)|but (\w+) is abstract)""", text
     )

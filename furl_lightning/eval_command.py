@@ -85,9 +85,11 @@ def _evaluate(argv: list[str]) -> int:
 def measure(trained: Trained, rows: Sequence[int], episodes: int, num_workers: int = 0) -> dict[str, Tensor]:
     """Results of the agents at ``rows``, each [K, episodes]; see :meth:`Evaluator.episodes`."""
     agents = [trained.agents[row] for row in rows]
-    evaluator = Evaluator(agents, trained.data.settings, num_workers, trained.data.reward_kind)
+    evaluator = Evaluator(agents, trained.data.settings, num_workers, trained.data.reward_kind, trained.data.frame_size)
     try:
-        policy = SomeAgents(DeterministicPolicy(trained.module.evaluated_agent), rows, len(trained.agents))
+        policy = SomeAgents(
+            DeterministicPolicy(trained.module.evaluated_agent, trained.data.frame_stack()), rows, len(trained.agents)
+        )
         results = evaluator.episodes(policy, episodes)
         assert results is not None
         return results
@@ -159,7 +161,7 @@ def film(trained: Trained, rows: Sequence[int], folder: Path) -> list[Path]:
     firsts = list({trained.agents[row].task: row for row in reversed(rows)}.values())[::-1]
     written = []
     for row in firsts:
-        studio = Studio(trained.module, trained.agents, [row], trained.data.instructions, trained.data.settings)
+        studio = Studio(trained.module, trained.data, [row])
         try:
             shot = studio.film(row, range(0, EPISODE_STEPS + 1, EVERY))
         finally:

@@ -12,12 +12,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tensordict import TensorDict
 
+from furl_lightning.data import FuRLDataModule
+from furl_lightning.encoder import shrink
 from furl_lightning.episodes import Episode, play
 from furl_lightning.evaluation import RANDOM_GOAL_SEED_OFFSET
-from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.module import FuRLModule
 from furl_lightning.policy import DeterministicPolicy, SomeAgents
-from furl_lightning.prompts import Prompt, text_of
+from furl_lightning.prompts import text_of
 from furl_lightning.simulator import Simulator
 from furl_lightning.tasks import EPISODE_STEPS, Agent
 
@@ -49,21 +50,13 @@ class Studio:
 
     Args:
         module: the learner; its weights of the moment act.
-        agents: the population.
-        rows: places in it of the agents to film.
-        instructions: of the population.
-        settings: goal mode and picture of the run.
+        data: the population, its instructions, goal mode and picture.
+        rows: places in the population of the agents to film.
     """
 
-    def __init__(
-        self,
-        module: FuRLModule,
-        agents: Sequence[Agent],
-        rows: Sequence[int],
-        instructions: Sequence[Prompt],
-        settings: SimulatorSettings,
-    ) -> None:
-        self.module, self.agents, self.rows, self.instructions = module, agents, rows, instructions
+    def __init__(self, module: FuRLModule, data: FuRLDataModule, rows: Sequence[int]) -> None:
+        self.module, self.data, self.rows = module, data, rows
+        agents, settings = data.agents, data.settings
         offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
         own = replace(settings, render=settings.render or "fast")
         self._simulators = {r: Simulator(agents[r].task, agents[r].seed + offset, **asdict(own)) for r in rows}
@@ -71,20 +64,24 @@ class Studio:
 
     def film(self, row: int, drawn: Container[int]) -> Film:
         """Play an agent's episode and keep the frames after the given numbers of steps; the same one every time."""
-        policy = SomeAgents(DeterministicPolicy(self.module.evaluated_agent), [row], len(self.agents))
+        player = DeterministicPolicy(self.module.evaluated_agent, self.data.frame_stack())
+        policy = SomeAgents(player, [row], len(self.data.agents))
+        simulator = self._simulators[row]
 
         def act(step: int, observation: np.ndarray) -> np.ndarray:
             seen = TensorDict({"observation": torch.from_numpy(np.float32(observation))[None]}, [1])
+            if self.data.frame_size is not None:
+                seen["frame"] = shrink(torch.from_numpy(simulator.frame())[None], self.data.frame_size)
+                seen["episode_step"] = torch.full((1, 1), step)
             action: np.ndarray = policy(seen)["action"][0].numpy()
             return action
 
-        simulator = self._simulators[row]
         simulator.set_random_state(self._start[row])
         episode = play(simulator, act, drawn)
         reward = None
         if self.module.vlm is not None:
             reward = self.module.frame_reward(row, torch.from_numpy(episode.frames)).numpy()
-        return Film(self.agents[row], text_of(self.instructions[row]), episode, reward)
+        return Film(self.data.agents[row], text_of(self.data.instructions[row]), episode, reward)
 
     def close(self) -> None:
         """Free the renderers."""

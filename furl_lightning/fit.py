@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, set_dumper
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -56,6 +56,17 @@ INSTEAD = {
     "num_nodes": "a population trains on one device",
     "strategy": "a population trains on one device",
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as one would write it: a list of plain values takes one line, so that a changed list is one line too."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        plain = not any(isinstance(item, dict | list) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain or flow_style)
+
+
+set_dumper("yaml", lambda data: yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))
 
 
 class FitCLI(LightningCLI):
@@ -174,6 +185,7 @@ def _prepare(argv: list[str], stopping: Stopping) -> tuple[RunFolder, Path | Non
     cli.model.settings = {part: settings[part] for part in ("model", "data")}
     if trainer.num_devices != 1:
         raise ValueError("trainer.devices must be 1: a population trains on one device; split it into several runs")
+    data.prepare_for(cli.model)
     cli.model.make_reward(data.instructions)  # refuses what the VLM cannot read
     data.run_folder = folder.path
     resumed_steps = None

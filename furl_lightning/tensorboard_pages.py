@@ -83,14 +83,15 @@ class TensorBoardPages(Callback):
         self._shown = evaluated
         if self.strips and data.settings.render is not None:
             self._film(loggers, pl_module, data)
-        self._histograms(loggers, pl_module, data)
+        if pl_module.trains_heads:
+            self._histograms(loggers, pl_module, data)
 
     def _film(self, loggers: list[TensorBoard], module: FuRLModule, data: FuRLDataModule) -> None:
         firsts: dict[str, int] = {}
         for row, agent in enumerate(data.agents):
             firsts.setdefault(agent.task, row)
         for task, row in firsts.items():
-            studio = Studio(module, data.agents, [row], data.instructions, data.settings)  # 130 MB each: one at a time
+            studio = Studio(module, data, [row])  # 130 MB each: one at a time
             try:
                 film = studio.film(row, spread(FRAMES))
             finally:

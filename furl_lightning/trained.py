@@ -92,7 +92,8 @@ def load(path: Path, vlm: VLM | None = None) -> Trained:
         raise _other_version(path, saved, str(error)) from error
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(f"{path}: {error}") from error
-    module.build(data.agents, data.instructions, data.randomness.init)
+    data.prepare_for(module)
+    module.build(data.agents, data.instructions, data.randomness.init, data.frame_size)
     ours = {name: values.shape for name, values in module.state_dict().items()}
     theirs = {name: values.shape for name, values in weights.items()}
     different = sorted(ours.items() ^ theirs.items(), key=str)
@@ -103,7 +104,8 @@ def load(path: Path, vlm: VLM | None = None) -> Trained:
     except OtherRun as error:
         raise BadInput(f"{path}: {error}") from error
     module.load_state_dict(weights)
-    module.relay.load_state_dict(saved["relay"])
+    if module.relay is not None:
+        module.relay.load_state_dict(saved["relay"])
     module.settings = settings
     return Trained(module.eval(), data, env_steps, path)
 

@@ -59,7 +59,8 @@ def run(tmp_path: Path, tiny_clip: Path) -> Run:
 
 def small_run(runs: Path, tiny_clip: Path, name: str, *flags: str, **settings: Any) -> dict[str, Any]:
     """What the fixture ``run`` does, in any folder."""
-    vlm = {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
+    without = settings.get("model__vlm") == "null"
+    vlm = {} if without else {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
     values = {**SMALL, **vlm, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
     argv = ["--pictures", "false", *flags, "--runs", str(runs), "--name", name]
     for key, value in values.items():

@@ -317,7 +317,7 @@ def test_parameters_that_are_no_numbers_are_not_saved(
     def broken(self: Checkpoints, trainer: Trainer) -> None:
         if trainer.datamodule.env_steps == 20:  # type: ignore[attr-defined]
             module = trainer.lightning_module
-            assert isinstance(module, FuRLModule)
+            assert isinstance(module, FuRLModule) and module.vlm_agent is not None
             module.vlm_agent.log_alpha.data[0] = torch.inf
         save(self, trainer)
 

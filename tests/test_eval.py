@@ -127,7 +127,7 @@ def test_what_is_drawn_follows_the_episode(trained: Path) -> None:
     from furl_lightning.film import Studio
 
     learner = load(trained)
-    studio = Studio(learner.module, learner.agents, [2], learner.data.instructions, learner.data.settings)
+    studio = Studio(learner.module, learner.data, [2])
     film: Film = studio.film(2, range(0, 501, 50))
     again = studio.film(2, range(0, 501, 50))
     studio.close()

@@ -68,6 +68,7 @@ class Learner:
             own = {name: values[self.members] for name, values in transitions.items()}
             rows = [self.members.index(i) for i in after if i in self.members]
             chosen = Triple(*(frames[self.members][rows] for frames in triple)) if rows else None
+            assert self.module.relay is not None
             self.module.relay.active = torch.tensor([i in relaying for i in self.members])
             out.append(self.module.update(Batch(own, rows, chosen), self.generators))
         return out

@@ -112,6 +112,7 @@ def test_the_learner_is_paid_zero_shot(settings: dict[str, object]) -> None:
     module = learner(**settings)
     assert len(module.configure_optimizers()) == 2 and not any("head" in name for name in module.state_dict())
     aligned = learner()
+    assert module.vlm_agent is not None and aligned.vlm_agent is not None
     for name, values in module.vlm_agent.state_dict().items():
         assert torch.equal(values, aligned.vlm_agent.state_dict()[name])
     torch.manual_seed(0)

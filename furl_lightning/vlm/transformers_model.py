@@ -83,6 +83,12 @@ class TransformersModel(DualEncoder):
         )  # fmt: skip
         self._refuse_other_size(config.vision_config)
 
+    @property
+    def image_size(self) -> int | None:
+        """Side of the square picture that the network sees; None where it takes any."""
+        config: Any = self.network.config
+        return getattr(config.vision_config, "image_size", None)
+
     @staticmethod
     def _width_of(config: Any) -> int:
         """Width of the embeddings."""
