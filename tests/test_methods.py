@@ -59,9 +59,9 @@ def test_an_ablation_changes_one_line(file: Path, capsys: pytest.CaptureFixture[
 VLM_FIELDS = {"action", "next_observation", "observation", "reward", "terminated", "embedding"}
 EXPECTED = {  # learners, fields of the replay buffer, metrics of
     "sac": ({"sac_agent"}, VLM_FIELDS - {"embedding"}, {"sac"}),
-    "vlm": ({"text_embedding", "vlm_agent"}, VLM_FIELDS, {"reward", "sac"}),
+    "vlm": ({"reward", "vlm_agent"}, VLM_FIELDS, {"reward", "sac"}),
     "align": ({"reward", "vlm_agent"}, VLM_FIELDS | {"goal_distance"}, {"alignment", "memory", "reward", "sac"}),
-    "relay": ({"sac_agent", "text_embedding", "vlm_agent"}, VLM_FIELDS, {"relay", "reward", "sac"}),
+    "relay": ({"reward", "sac_agent", "vlm_agent"}, VLM_FIELDS, {"relay", "reward", "sac"}),
     "furl_no_goal": (
         {"reward", "sac_agent", "vlm_agent"},
         VLM_FIELDS,
@@ -77,11 +77,14 @@ def test_a_method_has_what_it_uses(run: Run, tmp_path: Path, name: str) -> None:
     learners, fields, metrics = EXPECTED[name]
     weights = checkpoint["state_dict"]
     assert {key.split(".")[0] for key in weights} == learners
-    assert len(checkpoint["optimizer_states"]) == len(learners - {"text_embedding"})
-    (file,) = (tmp_path / name / "checkpoints/rings").glob("*.safetensors")
-    with safe_open(file, "pt") as rings:
-        assert set(rings.keys()) - {"positive", "negative"} == fields
-        frames = sum(len(rings.get_tensor(kind)) for kind in ("positive", "negative"))
+    trained = learners if "alignment" in metrics else learners - {"reward"}
+    assert len(checkpoint["optimizer_states"]) == len(trained)
+    frames = 0
+    for file in (tmp_path / name / "checkpoints/rings").glob("*.safetensors"):
+        with safe_open(file, "pt") as rings:
+            remembered = [key for key in rings.keys() if key.startswith(("positive", "negative"))]  # noqa: SIM118
+            assert set(rings.keys()) - set(remembered) == fields
+            frames += sum(len(rings.get_tensor(key)) for key in remembered)
     rows = [line.split(",") for line in checkpoint["metrics"][1:]]
     assert {tag.split("/")[0] for _, tag, _ in rows} == metrics | {"train", "eval"}
     assert bool(frames) == ("memory" in metrics)
@@ -111,15 +114,17 @@ def test_frozen_counts_positives_without_holding_them(run: Run) -> None:
     checkpoint = run("frozen", "--config", str(CONF / "ablation/frozen.yaml"), data__env_steps=500)
     written = checkpoint["FuRLDataModule"]["memory"]
     assert int(written["positives_written"] + written["negatives_written"]) == 500
-    assert "reward.text_embedding" not in checkpoint["state_dict"]
+    assert not any("head" in name for name in checkpoint["state_dict"])
 
 
 def test_zero_shot_reward_is_the_cosine(run: Run, tmp_path: Path) -> None:
     checkpoint = run("vlm", *method("vlm"), data__env_steps=510, data__batch_size=2000, model__log_every=10)
-    (file,) = (tmp_path / "vlm/checkpoints/rings").glob("*.safetensors")
-    with safe_open(file, "pt") as rings:
-        embedding = rings.get_tensor("embedding").float()[-500:, 0]
-    cosine = torch.cosine_similarity(embedding, checkpoint["state_dict"]["text_embedding"], dim=-1)
+    held = []
+    for file in sorted((tmp_path / "vlm/checkpoints/rings").glob("*.safetensors")):
+        with safe_open(file, "pt") as rings:
+            held.append(rings.get_tensor("embedding").float())
+    embedding = torch.cat(held)[-500:, 0]
+    cosine = torch.cosine_similarity(embedding, checkpoint["state_dict"]["reward.text_embedding"], dim=-1)
     rows = [line.split(",") for line in checkpoint["metrics"]]
     values = {tag: float(value) for step, tag, value in rows if step == "510"}
     assert values["reward/vlm_max"] == pytest.approx(float(cosine.max()), abs=2e-3)
@@ -193,7 +198,10 @@ def test_sac_never_opens_a_gl_context(tmp_path: Path) -> None:
         ([*method("vlm"), "--data.goal_image", "true"], ["data.goal_image true", "model.reward cosine"]),
         ([*method("relay"), "--data.goal_image", "true"], ["data.goal_image true", "model.reward cosine"]),
         (["--model.reward", "task"], ["model.reward task", "model.vlm"]),
-        (["--model.reward", "cosin"], ["must be task or aligned or cosine, not 'cosin'; the nearest is 'cosine'"]),
+        (
+            ["--model.reward", "cosin"],
+            ["or goal_baseline or task, not 'cosin'; the nearest is 'cosine'"],
+        ),
         (["--data.goal_image", "maybe"], ["data.goal_image must be true or false, or null, not 'maybe'"]),
         (["--data.success_share", "1"], ["data.success_share must be at least 0 and below 1, not 1"]),
         (["--data.updates_per_step", "0"], ["data.updates_per_step must be at least 1, not 0"]),
@@ -290,5 +298,5 @@ def test_a_memory_of_no_agents_holds_and_writes_nothing() -> None:
     assert memory.drawable.tolist() == memory.positives.tolist() == []
     zero = torch.zeros(0, dtype=torch.int64)
     written = memory.written_since(zero, zero)
-    assert [tuple(rows.shape) for rows in written.values()] == [(0, 4), (0, 4)]
+    assert written == {}
     memory.restore(written, (zero, zero), (zero, zero))
