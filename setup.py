@@ -30,6 +30,8 @@ setup(
         "mujoco>=3.3",
         "transformers==5.*",
         "safetensors",
+        "sentencepiece",  # the tokenizer of SigLIP
+        "protobuf",  # which the transformers library asks for beside it
         "tensorboard",
         "matplotlib",
         "numpy",
