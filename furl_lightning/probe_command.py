@@ -67,7 +67,7 @@ def _probe(argv: list[str]) -> int:
     flags = parser("furl-probe", "Measure how well a VLM's reward orders and tells apart scripted experts' episodes.")
     flags.add_argument("--tasks", nargs="+", type=str, default=None, help="Tasks or sets (mt10, or the checkpoint's).")
     flags.add_argument("--vlm", type=VLM | None, default=None, help="The VLM, as in furl-fit's model.vlm (Embedded).")
-    flags.add_argument("--ckpt_path", type=str | None, default=None, help="Also measure this run's aligned reward.")
+    flags.add_argument("--ckpt_path", type=str | None, default=None, help="Also measure this run's own reward.")
     flags.add_argument("--prompts", type=dict[str, str] | None, default=None, help="Sentences by task: {reach: go}.")
     flags.add_argument("--seeds", type=list[int] | None, default=None, help="Of the placements ([0, 1]).")
     flags.add_argument("--goal", type=GoalMode | None, default=None, help="Goal mode of the episodes (fixed).")
@@ -161,10 +161,12 @@ Table = dict[str, dict[str, float]]
 def measure(
     subject: Subject, episodes: dict[tuple[Agent, Manner], Episode]
 ) -> tuple[dict[str, Table], dict[str, bytes]]:
-    """Tables by kind of reward (zero-shot, aligned), and a figure of each task."""
+    """Tables by kind of reward (zero-shot, and the run's own where that is another), and a figure of each task."""
     tables: dict[str, Table] = {"zero-shot": {}}
-    if subject.trained is not None:
-        tables["aligned"] = {}
+    own = None
+    if subject.trained is not None and subject.trained.module.reward_source != "cosine":
+        own = subject.trained.module.reward_source.replace("_", " ")
+        tables[own] = {}
     drawn: dict[str, bytes] = {}
     for task in subject.tasks:
         instruction = embed_prompts(subject.vlm, [subject.instructions[task]])
@@ -174,9 +176,9 @@ def measure(
             if key[0].task == task
         }
         rewards = {"zero-shot": {id(m): m.cosine for m in measured.values()}}
-        if subject.trained is not None:
+        if own is not None and subject.trained is not None:
             module, agents = subject.trained.module, subject.trained.agents
-            rewards["aligned"] = {
+            rewards[own] = {
                 id(m): module.embedding_reward(agents.index(agent), m.embedding).numpy()
                 for (agent, _), m in measured.items()
             }
@@ -281,7 +283,7 @@ def _page(subject: Subject, tables: dict[str, Table], drawn: dict[str, bytes]) -
         f"{EVERY} steps. Time counts up to the first success."
     )
     if subject.trained is not None:
-        page.text(f"Aligned: the heads of {subject.trained.checkpoint} after {subject.trained.env_steps:,} steps.")
+        page.text(f"The run: {subject.trained.checkpoint} after {subject.trained.env_steps:,} steps.")
     for kind, table in tables.items():
         page.table(f"{kind} reward", ["task", *COLUMNS], rows(table), ruled=1)
     page.items([f"{name}: {says}" for name, says in COLUMNS.items()])

@@ -121,31 +121,38 @@ def _is_locked(path: Path) -> bool:
 def method(settings: Settings) -> str:
     """The method's name as the paper has it, from what is switched on."""
     model, data = settings["model"], settings["data"]
-    aligned, relay = model.get("reward", "aligned") == "aligned", model.get("relay", True)
+    reward, relay = model.get("reward", "aligned"), model.get("relay", True)
     if model["vlm"] is None:
         name = "SAC"
-    elif aligned and relay:
-        name = "FuRL" if data["goal_image"] else "FuRL without goal image"
-    elif aligned:
+    elif reward == "aligned" and relay:
+        name = "FuRL without goal image" if data["goal_image"] is False else "FuRL"  # null stands for true here
+    elif reward == "aligned":
         name = "Align"
     else:
-        name = "Relay" if relay else "VLM"
+        name = ("Relay" if relay else "VLM") + (", goal baseline" if reward == "goal_baseline" else "")
     if data.get("obs", "state") != "state":
         name += f", {data['obs']}"
     return name + (", dense reward" if data["reward"] == "dense" else "")
 
 
 LENGTHS = (
-    *("tasks", "seeds", "goal", "env_steps", "save_every", "num_workers", "log_every", "replay_storage"),
-    *("eval_every", "eval_episodes"),
+    *("tasks", "seeds", "goal", "env_steps", "eval_every", "eval_episodes"),
+    *("save_every", "save_top_k", "num_workers", "log_every", "replay_storage"),
 )
 """Settings by which runs of one method may differ."""
+NAMED = ("reward", "relay", "goal_image", "obs")
+"""Settings that the method's name tells already."""
 
 
 def labels(runs: list[Run]) -> list[str]:
     """Names that tell methods apart: the method, and the settings in which runs of that name differ."""
     flat = [
-        {name: _short(value) for part in run.settings.values() for name, value in part.items() if name not in LENGTHS}
+        {
+            name: _short(value)
+            for part in run.settings.values()
+            for name, value in part.items()
+            if name not in LENGTHS + NAMED
+        }
         for run in runs
     ]
     names = [method(run.settings) for run in runs]

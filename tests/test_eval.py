@@ -162,6 +162,24 @@ def test_tensorboard_pages_change_nothing(run: Run, tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("eval/success")] == [500, 520]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model__vlm": "null", "model__reward": "task", "model__relay": "false"},
+        {"model__reward": "cosine", "model__relay": "false"},
+    ],
+    ids=["sac", "zero-shot"],
+)
+def test_other_methods(run: Run, tmp_path: Path, settings: dict[str, str]) -> None:
+    """Without a VLM, or without heads: pictures while training, an evaluation and a video after it."""
+    run("other", "--pictures", "true", **settings, data__goal_image="false", **SHORT)
+    assert evaluate(["--ckpt_path", str(tmp_path / "other"), "--video"]) == 0
+    logged = (tmp_path / "other/metrics.csv").read_text()
+    found = json.loads((tmp_path / "other/eval.json").read_text())
+    assert f"20,eval/success,{found['mean']['success']!r}" in logged
+    assert (tmp_path / "other/videos/drawer-close-0.png").is_file()
+
+
 def test_one_line_for_bad_input(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Status 2, and nothing is written."""
     last = trained / "checkpoints/last.ckpt"

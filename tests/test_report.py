@@ -222,7 +222,9 @@ def test_methods_are_named_by_what_is_on(tmp_path: Path) -> None:
     vlm = MODEL["vlm"]
     for settings, data, name in (
         ({"vlm": vlm}, {}, "FuRL"),
+        ({"vlm": vlm, "reward": "aligned", "relay": True}, {"goal_image": None}, "FuRL"),
         ({"vlm": vlm}, {"goal_image": False}, "FuRL without goal image"),
+        ({"vlm": vlm, "reward": "goal_baseline", "relay": False}, {}, "VLM, goal baseline"),
         ({"vlm": vlm, "relay": False}, {}, "Align"),
         ({"vlm": vlm, "reward": "cosine", "relay": True}, {}, "Relay"),
         ({"vlm": vlm, "reward": "cosine", "relay": False}, {}, "VLM"),
