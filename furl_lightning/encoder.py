@@ -101,8 +101,8 @@ class ConvEncoder(nn.Module):
     def forward(self, stacks: Tensor, agents: Tensor | None = None) -> Tensor:
         """Features [A, B, 50] in (-1, 1) of stacks, uint8 [A, B, F, S, S, 3]; or of the given agents' (int64 [K])."""
         num, size = stacks.shape[:2]
-        x = stacks.permute(1, 0, 2, 5, 3, 4).flatten(1, 3).float() / 255.0 - 0.5  # [B, A * F * 3, S, S]
+        x = stacks.permute(1, 0, 2, 5, 3, 4).flatten(1, 3).float() / 255.0  # [B, A * F * 3, S, S]
         for convolution in self.convolutions:
             x = F.relu(convolution(x, agents))
-        x = x.view(size, num, -1).transpose(0, 1)
+        x = x.reshape(size, num, -1).transpose(0, 1)
         return torch.tanh(self.norm(self.linear(x, agents), agents))
