@@ -404,7 +404,7 @@ class FuRLModule(LightningModule):
         if self.relay is not None:
             measured["relay/active"] = self.relay.active.float()
         self.log_agents(measured, env_steps)
-        self.log_run({"memory/transition_bytes": data.replay.bytes_per_transition}, env_steps)
+        self.log_run({"replay/transition_bytes": data.replay.bytes_per_transition}, env_steps)
         steps_before, time_before = self._logged
         steps, elapsed = env_steps - steps_before, perf_counter() - time_before
         spent = {**data.take_seconds(), "update": self._update_seconds}

@@ -86,7 +86,7 @@ def test_a_method_has_what_it_uses(run: Run, tmp_path: Path, name: str) -> None:
             assert set(rings.keys()) - set(remembered) == fields
             frames += sum(len(rings.get_tensor(key)) for key in remembered)
     rows = [line.split(",") for line in checkpoint["metrics"][1:]]
-    assert {tag.split("/")[0] for _, tag, _ in rows} == metrics | {"train", "eval"}
+    assert {tag.split("/")[0] for _, tag, _ in rows} == metrics | {"train", "eval", "replay"}
     assert bool(frames) == ("memory" in metrics)
     assert (tmp_path / name / "goals").exists() == ("goal_distance" in fields)
     assert ("relay" in metrics) == (checkpoint["relay"] is not None)

@@ -256,7 +256,7 @@ def test_a_transition_takes_less_than_22_kilobytes(tmp_path: Path, capsys: pytes
     assert size == 84 * 84 * 3 + 42 + 2 * 256 + 4 * 4 + 4 + 1
     assert size < 22_000
     rows = [row.split(",") for row in (tmp_path / "p/metrics.csv").read_text().splitlines()]
-    assert {float(value) for _, tag, value in rows if tag == "memory/transition_bytes"} == {size}
+    assert {float(value) for _, tag, value in rows if tag == "replay/transition_bytes"} == {size}
 
 
 @pytest.mark.parametrize(
