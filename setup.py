@@ -24,21 +24,32 @@ setup(
         "torchrl==0.14.*",
         "tensordict==0.14.*",
         "pytorch-lightning==2.6.*",
-        "jsonargparse[omegaconf,signatures]>=4.40",
+        "jsonargparse[omegaconf,signatures]>=4.49",
         "omegaconf>=2.3",
         "metaworld==3.1.*",
         "mujoco>=3.3",
         "transformers==5.*",
         "safetensors",
+        "sentencepiece",  # the tokenizer of SigLIP
+        "protobuf",  # which the transformers library asks for beside it
         "tensorboard",
+        "matplotlib",
         "numpy",
         "pillow",
+        "pyyaml",
+        "scipy",
         "tqdm",
     ],
     extras_require={
         "test": ["pytest", "pytest-xdist"],
         "lint": ["ruff==0.15.*", "mypy==2.4.*", "pytest", "types-PyYAML", "types-tqdm"],
-        "notebooks": ["matplotlib", "nbclient", "nbformat", "ipykernel"],
+        "notebooks": ["nbclient", "nbformat", "ipykernel"],
+        "video": ["imageio-ffmpeg"],  # 68 MB: it brings ffmpeg; without it videos are animated WebP
     },
-    entry_points={"console_scripts": ["furl-fit = furl_lightning.cli:furl_fit"]},
+    entry_points={
+        "console_scripts": [
+            f"furl-{command} = furl_lightning.cli:furl_{command}"
+            for command in ("fit", "eval", "probe", "report", "oracle")
+        ]
+    },
 )

@@ -20,6 +20,38 @@ def furl_fit() -> None:
         sys.exit(fit())
 
 
+def furl_eval() -> None:
+    """``furl-eval``."""
+    _check_mujoco("furl-eval")
+    from furl_lightning.eval_command import evaluate
+
+    sys.exit(evaluate())
+
+
+def furl_probe() -> None:
+    """``furl-probe``."""
+    _check_mujoco("furl-probe")
+    from furl_lightning.probe_command import probe
+
+    sys.exit(probe())
+
+
+def furl_report() -> None:
+    """``furl-report``."""
+    _check_mujoco("furl-report")
+    from furl_lightning.report_command import report
+
+    sys.exit(report())
+
+
+def furl_oracle() -> None:
+    """``furl-oracle``."""
+    _check_mujoco("furl-oracle")
+    from furl_lightning.oracle_command import oracle
+
+    sys.exit(oracle())
+
+
 def _check_mujoco(command: str) -> None:
     """MuJoCo opens ``MUJOCO_GL``'s library when it is imported, by us or by TorchRL, and fails where it is missing."""
     try:

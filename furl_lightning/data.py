@@ -6,7 +6,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,21 +20,26 @@ from torch import Tensor
 from torchrl.collectors import Collector
 
 from furl_lightning.alignment import Triple
+from furl_lightning.encoder import SMALLEST, FrameStack, draw_shifts, random_shift
 from furl_lightning.env import MetaWorldEnv, RewardKind
 from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.journal import Journal
-from furl_lightning.policy import RelayPolicy
+from furl_lightning.pixel_replay import PixelReplay
+from furl_lightning.policy import ExplorationPolicy, RelayPolicy, SoloPolicy
+from furl_lightning.prompts import Prompt, sentences_of
 from furl_lightning.randomness import Randomness, global_states, seed_global, set_global_states
-from furl_lightning.rendering import RenderQuality
-from furl_lightning.replay import Replay
+from furl_lightning.rendering import FRAME_SIZE, RenderQuality
+from furl_lightning.replay import FIELDS, Replay
 from furl_lightning.simulator import GoalMode, first_success_frame
 from furl_lightning.success_memory import LagRule, SuccessMemory
+from furl_lightning.successful_episodes import SuccessfulEpisodes
 from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
 
 if TYPE_CHECKING:
     from furl_lightning.module import FuRLModule
 
 ReplayStorage = Literal["memory", "disk"]
+ObservationKind = Literal["state", "pixels"]
 
 logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces every storage that it allocates
 
@@ -73,15 +78,20 @@ class FuRLDataModule(LightningDataModule):
         env_steps: length of the run, in environment steps per agent.
         start_steps: steps of uniform random actions at the beginning, without updates.
         goal: fixed: placed once from the seed, goal hidden; random: placed anew at each reset, goal observed.
-        goal_image: align with the expert's first-success frame until the agent's own first success.
+        obs: what policies see: state, or pixels, the last three frames (DrQ).
+        pixel_size: side of the frames that policies see.
+        goal_image: align with the expert's first-success frame until the agent's own first success; null:
+            wherever there are heads to align.
         reward: task reward: sparse (success - 1) or dense (Meta-World's own).
-        prompts: sentences by task name, in place of the catalogue's.
+        prompts: by task name: a sentence in place of the catalogue's, or a list of several to be averaged.
         render: fast (no shadows, reflections, multisampling) or full (the simulator's own picture).
         mirror: feed the VLM the mirror image, as the published code does.
         bgr: feed the VLM channels in BGR order, as the published code does.
         num_workers: processes that host the environments; 0 hosts them in the training process.
         steps_per_iteration: environment steps collected before as many updates are made; divides 500.
+        updates_per_step: updates of everything for each environment step.
         batch_size: transitions drawn for each agent and update.
+        success_share: share of each batch that is drawn from episodes with a success, once there is one.
         replay_size: transitions kept for each agent.
         replay_storage: memory: on the learner's device; disk: in the run's folder, for a buffer larger than memory.
         memory_size: frames in each ring of the success memory, for each agent.
@@ -100,15 +110,19 @@ class FuRLDataModule(LightningDataModule):
         env_steps: int = 1_000_000,
         start_steps: int = 10_000,
         goal: GoalMode = "fixed",
-        goal_image: bool = True,
+        obs: ObservationKind = "state",
+        pixel_size: int = 84,
+        goal_image: bool | None = None,
         reward: RewardKind = "sparse",
-        prompts: dict[str, str] | None = None,
+        prompts: dict[str, Prompt] | None = None,
         render: RenderQuality = "fast",
         mirror: bool = False,
         bgr: bool = False,
         num_workers: int = 0,
         steps_per_iteration: int = 1,
+        updates_per_step: int = 1,
         batch_size: int = 256,
+        success_share: float = 0.0,
         replay_size: int = 500_000,
         replay_storage: ReplayStorage = "memory",
         memory_size: int = 20_000,
@@ -121,8 +135,9 @@ class FuRLDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         positive = dict(
-            env_steps=env_steps, steps_per_iteration=steps_per_iteration, batch_size=batch_size,
-            replay_size=replay_size, memory_size=memory_size, gap=gap, eval_every=eval_every, save_every=save_every,
+            env_steps=env_steps, steps_per_iteration=steps_per_iteration, updates_per_step=updates_per_step,
+            batch_size=batch_size, replay_size=replay_size, memory_size=memory_size, gap=gap, eval_every=eval_every,
+            save_every=save_every,
         )  # fmt: skip
         for name, value in positive.items():
             if value < 1:
@@ -132,6 +147,8 @@ class FuRLDataModule(LightningDataModule):
                 raise ValueError(f"data.{name} must not be negative, but is {value}")
         if save_top_k < 2:
             raise ValueError(f"data.save_top_k must be at least 2, not {save_top_k}: one to fall back on")
+        if not 0 <= success_share < 1:
+            raise ValueError(f"data.success_share must be at least 0 and below 1, not {success_share}")
         if EPISODE_STEPS % steps_per_iteration:
             near = min(_divisors(EPISODE_STEPS), key=lambda d: abs(d - steps_per_iteration))
             raise ValueError(
@@ -147,6 +164,11 @@ class FuRLDataModule(LightningDataModule):
         for name, value in dict(replay_size=replay_size, memory_size=memory_size).items():
             if value < EPISODE_STEPS:
                 raise ValueError(f"data.{name} must hold an episode of {EPISODE_STEPS} steps, not {value}")
+        if not SMALLEST <= pixel_size <= FRAME_SIZE:
+            raise ValueError(
+                f"data.pixel_size must be from {SMALLEST}, which the encoder needs, to {FRAME_SIZE}, the size of "
+                f"data.render's picture, not {pixel_size}"
+            )
         if not seeds:
             raise ValueError("data.seeds is empty; give at least one, e.g. [0]")
         if min(seeds) < 0:
@@ -159,18 +181,24 @@ class FuRLDataModule(LightningDataModule):
         unknown = sorted(set(prompts or {}) - set(names))
         if unknown:
             raise ValueError(f"data.prompts names {', '.join(unknown)}, not among data.tasks: {', '.join(names)}")
-        sentences = {**INSTRUCTIONS, **(prompts or {})}
-        self.instructions = [sentences[agent.task] for agent in self.agents]
+        for name, prompt in (prompts or {}).items():
+            if not prompt or not all(sentence.strip() for sentence in sentences_of(prompt)):
+                raise ValueError(f"data.prompts has an empty sentence for {name}; write what the robot is to do")
+        chosen: dict[str, Prompt] = {**INSTRUCTIONS, **(prompts or {})}
+        self.instructions = [chosen[agent.task] for agent in self.agents]
         self.env_steps_total, self.start_steps = env_steps, start_steps
         self.goal, self.goal_image, self.reward_kind = goal, goal_image, reward
         self.num_workers = num_workers
         self.steps_per_iteration, self.batch_size = steps_per_iteration, batch_size
+        self.updates_per_step, self.success_share = updates_per_step, success_share
         self.replay_size, self.replay_storage = replay_size, replay_storage
         self.replay_capacity = max(EPISODE_STEPS, min(replay_size, env_steps))
         self.memory_size, self.gap, self.lag_rule = memory_size, gap, lag_rule
         self.eval_every, self.save_every, self.save_top_k = eval_every, save_every, save_top_k
         self.eval_episodes = eval_episodes or (1 if goal == "fixed" else 10)
         self.settings = SimulatorSettings(goal, render, mirror, bgr)
+        self.frame_size = pixel_size if obs == "pixels" else None
+        """Side of the frames that policies see; None where they see states."""
 
         self.randomness = Randomness(self.agents)
         self.env_steps = 0
@@ -187,20 +215,55 @@ class FuRLDataModule(LightningDataModule):
 
     # -- the pieces, made when training begins
 
+    def prepare_for(self, module: FuRLModule) -> None:
+        """Leave out what the module's method does not use.
+
+        Raises:
+            ValueError: a setting contradicts one of the module's; both are named.
+        """
+        aligned = module.reward_source == "aligned"
+        if self.goal_image and not aligned:
+            raise ValueError(
+                f"data.goal_image true is for heads to align with, but model.reward {module.reward_source} has none; "
+                "set data.goal_image false or model.reward aligned"
+            )
+        if self.goal_image is None:
+            self.goal_image = aligned
+        largest = module.vlm.image_size if module.vlm is not None else None
+        if self.frame_size is not None and largest is not None and self.frame_size > largest:
+            raise ValueError(
+                f"data.pixel_size {self.frame_size} is more than model.vlm sees ({largest}): the VLM is to have the "
+                "larger picture; set a smaller data.pixel_size or name another VLM"
+            )
+        if module.vlm is None and self.frame_size is None:
+            self.settings = replace(self.settings, render=None)
+
     def connect(self, module: FuRLModule) -> None:
         """Make environments, collector, replay buffer and memory around the module's policies."""
         self._module = module
         device, num = module.device, len(self.agents)
         self.journal = Journal(self.run_folder / "checkpoints" if self.run_folder else None)
-        self.replay = Replay(self.replay_capacity, device, self._replay_folder())
-        self.memory = SuccessMemory(num, self.memory_size, module.vlm.width, self.gap, self.lag_rule, device=device)
-        if self.goal_embedding is None:
-            self.goal_embedding = self._embed_goals(module)
-        self.goal_embedding = self.goal_embedding.to(device)
-        self._env = MetaWorldEnv(self.agents, self.settings, self.num_workers, self.reward_kind)
-        self.policy = RelayPolicy(
-            module.vlm_agent, module.sac_agent, module.relay, self.randomness, self.start_steps, module.sac_noise
+        kind = Replay if self.frame_size is None else PixelReplay
+        self.replay = kind(self.replay_capacity, device, self._fields(module), folder=self._replay_folder())
+        counting = module.relaying and module.relay_counts == "positives"
+        self.remembers = module.trains_heads or counting
+        """Whether there is a success memory."""
+        self.memory = SuccessMemory(
+            num if self.remembers else 0,
+            self.memory_size,
+            module.vlm.width if module.vlm is not None and module.trains_heads else 0,
+            self.gap,
+            self.lag_rule,
+            device=device,
         )
+        self.successful = SuccessfulEpisodes(num, self.replay_capacity) if self.success_share else None
+        self._success_steps = torch.zeros(num, dtype=torch.int64)
+        if self.goal_image:
+            if self.goal_embedding is None:
+                self.goal_embedding = self._embed_goals(module)
+            self.goal_embedding = self.goal_embedding.to(device)
+        self._env = MetaWorldEnv(self.agents, self.settings, self.num_workers, self.reward_kind, self.frame_size)
+        self.policy = self._policy(module)
         self._success = torch.zeros(EPISODE_STEPS, num, dtype=torch.bool)
         self._returns = torch.zeros(num)
         restored, self._restored = self._restored, None
@@ -228,14 +291,40 @@ class FuRLDataModule(LightningDataModule):
             return None
         return (self.run_folder or Path(tempfile.mkdtemp())) / "replay"
 
+    def _fields(self, module: FuRLModule) -> list[str]:
+        """What the method needs of a step."""
+        absent = {"embedding": module.vlm is None, "goal_distance": not self.goal_image}
+        if self.frame_size is not None:
+            absent |= {"observation": True, "next_observation": True}
+        fields = [name for name in FIELDS if not absent.get(name)]
+        return fields if self.frame_size is None else [*fields, "frame"]
+
+    def frame_stack(self) -> FrameStack | None:
+        """What a policy that sees pixels needs to see them; one for each policy."""
+        return None if self.frame_size is None else FrameStack()
+
+    def _policy(self, module: FuRLModule) -> ExplorationPolicy:
+        if module.relay is None:
+            noise = module.sac_noise if module.vlm_agent is None else 0.0
+            return SoloPolicy(module.evaluated_agent, self.randomness, self.start_steps, noise, self.frame_stack())
+        assert module.vlm_agent is not None and module.sac_agent is not None
+        return RelayPolicy(
+            module.vlm_agent,
+            module.sac_agent,
+            module.relay,
+            self.randomness,
+            self.start_steps,
+            module.sac_noise,
+            self.frame_stack(),
+        )
+
     def _embed_goals(self, module: FuRLModule) -> Tensor:
-        """The goal images' embeddings [A, D]; NaN where none is used or the expert fails.
+        """The goal images' embeddings [A, D]; NaN where the expert fails.
 
         The images are left as PNG in the run's folder, to be looked at.
         """
+        assert module.vlm is not None
         embedding = torch.full((len(self.agents), module.vlm.width), math.nan)
-        if not self.goal_image:
-            return embedding
         frames: dict[int, np.ndarray] = {}
         for i, agent in enumerate(self.agents):
             s = self.settings
@@ -272,42 +361,54 @@ class FuRLDataModule(LightningDataModule):
             embedding_seconds = self._store(rollout)
             self._seconds["embed"] += embedding_seconds
             self._seconds["collect"] += perf_counter() - started - embedding_seconds
-            updates = self.steps_per_iteration if self.env_steps > self.start_steps else 0
+            updates = self.steps_per_iteration * self.updates_per_step if self.env_steps > self.start_steps else 0
             yield Iteration(self.env_steps, updates, self._end_episode())
 
     def _store(self, rollout: TensorDictBase) -> float:
         """Embed a rollout [A, T] in one call and append it; returns the seconds spent embedding."""
         following = rollout["next"]
         num, length = rollout.batch_size
-        started = perf_counter()
-        embedding = self._module.vlm.encode_images(following["pixels"].flatten(0, 1)).unflatten(0, (num, length))
-        seconds = perf_counter() - started
-        assert self.goal_embedding is not None
-        distance = (embedding - self.goal_embedding[:, None]).norm(dim=-1)
         steps = {
             "observation": rollout["observation"],
             "action": rollout["action"],
             "next_observation": following["observation"],
             "reward": following["reward"].squeeze(-1),
             "terminated": following["terminated"].squeeze(-1),
-            "embedding": embedding.half(),
-            "goal_distance": distance,
         }
-        self.replay.extend(TensorDict({k: v.transpose(0, 1) for k, v in steps.items()}, [length, num]))
+        seconds = 0.0
+        if self._module.vlm is not None:
+            started = perf_counter()
+            embedding = self._module.vlm.encode_images(following["pixels"].flatten(0, 1)).unflatten(0, (num, length))
+            seconds = perf_counter() - started
+            steps["embedding"] = embedding.half()
+            if self.goal_embedding is not None:
+                steps["goal_distance"] = (embedding - self.goal_embedding[:, None]).norm(dim=-1)
         begun = self.env_steps % EPISODE_STEPS
+        if isinstance(self.replay, PixelReplay):
+            steps["frame"] = following["frame"]
+            if not begun:
+                self.replay.begin_episode(rollout["frame"][:, 0])
+        fields = {name: steps[name].transpose(0, 1) for name in self.replay.fields}
+        self.replay.extend(TensorDict(fields, [length, num]))
         self._success[begun : begun + length] = following["success"].squeeze(-1).T
         self._returns += following["reward"].sum((1, 2))
         self.env_steps += length
         return seconds
 
     def _end_episode(self) -> Episode | None:
-        """If an episode has just ended: fill the success memory and let the relay look at it."""
+        """If an episode has just ended: fill what remembers successes and let the relay look at it."""
         if self.env_steps % EPISODE_STEPS:
             return None
-        embedding = self.replay.last(EPISODE_STEPS, "embedding")  # [500, A, D]
-        for i in range(len(self.agents)):
-            self.memory.add_episode(i, embedding[:, i], self._success[:, i])
-        self._module.relay.retire(self.memory.positives)
+        if self.remembers:
+            embedding = self.replay.last(EPISODE_STEPS, "embedding")[..., : self.memory.width]  # [500, A, D]
+            for i in range(len(self.agents)):
+                self.memory.add_episode(i, embedding[:, i], self._success[:, i])
+        if self.successful is not None:
+            self.successful.add(self._success.any(0))
+        self._success_steps += self._success.sum(0)
+        if self._module.relay is not None:
+            by_positives = self._module.relay_counts == "positives"
+            self._module.relay.retire(self.memory.positives if by_positives else self._success_steps)
         episode = Episode(self._success[-1].clone(), self._success.any(0), self._returns.clone())
         self._returns.zero_()
         return episode
@@ -315,10 +416,20 @@ class FuRLDataModule(LightningDataModule):
     def sample(self) -> Batch:
         """Draw one update's batch from the agents' ``learning`` streams."""
         generators = self.randomness.learning
-        transitions = self.replay.sample(self.batch_size, generators)
-        transitions["embedding"] = transitions["embedding"].float()
+        number = self.replay.draw(self.batch_size, generators)
+        if self.successful is not None:
+            count = round(self.success_share * self.batch_size)
+            self.successful.replace(number, count, self.replay.first_drawable, generators)
+        transitions = self.replay.at(number)
+        if "embedding" in transitions:
+            transitions["embedding"] = transitions["embedding"].float()
+        if "frames" in transitions:
+            frames = transitions.pop("frames")
+            shift = draw_shifts(generators, 2, self.batch_size)
+            transitions["observation"] = random_shift(frames[:, :, :-1], shift[:, 0])
+            transitions["next_observation"] = random_shift(frames[:, :, 1:], shift[:, 1])
         transitions["discount"] = 1.0 - transitions.pop("terminated").float()
-        agents = self.memory.drawable.nonzero().flatten().tolist()
+        agents = self.memory.drawable.nonzero().flatten().tolist() if self._module.trains_heads else []
         triple = self.memory.draw(agents, self.batch_size, generators) if agents else None
         return Batch(transitions, agents, triple)
 
@@ -347,6 +458,8 @@ class FuRLDataModule(LightningDataModule):
             "environment": self._env.snapshot(),
             "goal_embedding": self.goal_embedding.cpu() if self.goal_embedding is not None else None,
             "memory": self.memory.counters(),
+            "success_steps": self._success_steps,
+            "successful": self.successful.state_dict() if self.successful is not None else None,
             "journal": self.journal.entries,
             "returns": self._returns,
             "success": self._success,
@@ -365,10 +478,19 @@ class FuRLDataModule(LightningDataModule):
         self.env_steps = state["env_steps"]
         self.policy.env_steps = self.env_steps
         self.memory.load_counters(state["memory"])
+        self._success_steps.copy_(state["success_steps"])
+        if self.successful is not None:
+            self.successful.load_state_dict(state["successful"])
         self.journal.restore(state["journal"], self.restored_from, self.replay, self.memory)
         self._returns.copy_(state["returns"])
         self._success.copy_(state["success"])
         begun = self.env_steps % EPISODE_STEPS
+        if begun and isinstance(self.replay, PixelReplay):
+            assert self.policy.stack is not None
+            number = torch.full((len(self.agents), 1), self.replay.steps_written - 1)
+            self.policy.stack.frames = self.replay.stacks(number)[
+                :, 0, :-1
+            ].cpu()  # before the newest, still to be shown
         actions = self.replay.last(begun, "action").cpu() if begun else torch.empty(0, len(self.agents), 4)
         self._env.restore(state["environment"], actions)
 

@@ -10,6 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from furl_lightning.encoder import shrink
 from furl_lightning.fleet import Fleet, SimulatorSettings
 from furl_lightning.rendering import FRAME_SIZE
 from furl_lightning.simulator import ACTION_DIM, OBS_DIM
@@ -22,7 +23,8 @@ class MetaWorldEnv(EnvBase):
     """A agents' Meta-World v3 environments in lockstep; all reset together, every 500 steps.
 
     Reads ``action`` [A, 4]. Writes ``observation`` [A, 39], ``success`` [A, 1], ``episode_step``
-    [A, 1] (steps taken in this episode), with rendering ``pixels`` uint8 [A, 192, 192, 3], the
+    [A, 1] (steps taken in this episode), with rendering ``pixels`` uint8 [A, 192, 192, 3], with
+    ``frame_size`` also the same picture smaller, ``frame`` uint8 [A, frame_size, frame_size, 3], the
     usual done entries (``terminated`` is never true), and ``reward`` [A, 1]: success - 1 if sparse,
     Meta-World's own in [0, 10] if dense.
 
@@ -31,6 +33,7 @@ class MetaWorldEnv(EnvBase):
         settings: goal mode and rendering.
         num_workers: processes to host the simulators; 0 hosts them in this one.
         reward: which reward to give.
+        frame_size: of the picture for policies that see pixels; None for those that do not.
     """
 
     def __init__(
@@ -39,12 +42,13 @@ class MetaWorldEnv(EnvBase):
         settings: SimulatorSettings,
         num_workers: int = 0,
         reward: RewardKind = "sparse",
+        frame_size: int | None = None,
     ) -> None:
         num = len(agents)
         super().__init__(device=torch.device("cpu"), batch_size=torch.Size([num]))
         self.fleet = Fleet(agents, settings, num_workers)
         self.reward_kind = reward
-        self.frames = settings.render is not None
+        self.frames, self.frame_size = settings.render is not None, frame_size
         self.seconds = {"step": 0.0, "render": 0.0}
         """Spent stepping and rendering, summed over the simulators; to be read and set back at will."""
         self._step_count = 0
@@ -57,6 +61,8 @@ class MetaWorldEnv(EnvBase):
         }
         if self.frames:
             observation["pixels"] = Unbounded((num, FRAME_SIZE, FRAME_SIZE, 3), dtype=torch.uint8)
+        if frame_size is not None:
+            observation["frame"] = Unbounded((num, frame_size, frame_size, 3), dtype=torch.uint8)
         self.observation_spec = Composite(observation, shape=(num,))
         self.action_spec = Bounded(-1.0, 1.0, (num, ACTION_DIM))
         self.reward_spec = Unbounded((num, 1))
@@ -71,6 +77,8 @@ class MetaWorldEnv(EnvBase):
         }
         if self.frames:
             out["pixels"] = torch.from_numpy(arrays.pixels.copy())
+        if self.frame_size is not None:
+            out["frame"] = shrink(out["pixels"], self.frame_size)
         return out
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:

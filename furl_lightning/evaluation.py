@@ -1,4 +1,4 @@
-"""Evaluation of the deterministic VLM agents, in environments and with random numbers of their own."""
+"""Evaluation of the deterministic policies, in environments and with random numbers of their own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from furl_lightning.data import FuRLDataModule
@@ -31,17 +32,34 @@ class Evaluator:
     """
 
     def __init__(
-        self, agents: Sequence[Agent], settings: SimulatorSettings, num_workers: int = 0, reward: RewardKind = "sparse"
+        self,
+        agents: Sequence[Agent],
+        settings: SimulatorSettings,
+        num_workers: int = 0,
+        reward: RewardKind = "sparse",
+        frame_size: int | None = None,
     ) -> None:
         self.offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
         own = [Agent(agent.task, agent.seed + self.offset) for agent in agents]
-        self.env = MetaWorldEnv(own, replace(settings, render=None), num_workers, reward)
+        if frame_size is None:
+            settings = replace(settings, render=None)
+        self.env = MetaWorldEnv(own, settings, num_workers, reward, frame_size)
         self._start = self.env.fleet.random_states()
 
     def evaluate(
-        self, policy: DeterministicPolicy, episodes: int, stop: Callable[[], bool] = lambda: False
+        self, policy: TensorDictModuleBase, episodes: int, stop: Callable[[], bool] = lambda: False
     ) -> dict[str, Tensor] | None:
         """Means over the episodes, each [A]: success (last step), success_any (any step), return.
+
+        None if ``stop``, asked before each episode, says so.
+        """
+        results = self.episodes(policy, episodes, stop)
+        return results and {name: values.mean(1) for name, values in results.items()}
+
+    def episodes(
+        self, policy: TensorDictModuleBase, episodes: int, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Tensor] | None:
+        """Every episode's results, each [A, episodes]: success (last step), success_any (any step), return.
 
         None if ``stop``, asked before each episode, says so.
         """
@@ -50,12 +68,20 @@ class Evaluator:
         for _ in range(episodes):
             if stop():
                 return None
-            episode = self.env.rollout(EPISODE_STEPS, policy)["next"]
-            success = episode["success"].squeeze(-1)  # [A, 500]
+            success, reward = self._episode(policy)  # [A, 500] each
             results["success"].append(success[:, -1].float())
             results["success_any"].append(success.any(1).float())
-            results["return"].append(episode["reward"].sum((1, 2)))
-        return {name: torch.stack(values).mean(0) for name, values in results.items()}
+            results["return"].append(reward.sum(1))
+        return {name: torch.stack(values, 1) for name, values in results.items()}
+
+    def _episode(self, policy: DeterministicPolicy) -> tuple[Tensor, Tensor]:
+        """Success and reward of every step; frames are let go of, an episode of them is large."""
+        state, success, reward = self.env.reset(), [], []
+        for _ in range(EPISODE_STEPS):
+            state = self.env.step(policy(state))["next"]
+            success.append(state["success"])
+            reward.append(state["reward"])
+        return torch.cat(success, 1), torch.cat(reward, 1)
 
     def close(self) -> None:
         """End its workers."""
@@ -102,8 +128,8 @@ class Evaluation(Callback):
     def _evaluate(self, module: LightningModule, data: FuRLDataModule) -> None:
         assert isinstance(module, FuRLModule)
         if self._evaluator is None:
-            self._evaluator = Evaluator(data.agents, data.settings, data.num_workers, data.reward_kind)
-        policy = DeterministicPolicy(module.vlm_agent)
+            self._evaluator = Evaluator(data.agents, data.settings, data.num_workers, data.reward_kind, data.frame_size)
+        policy = DeterministicPolicy(module.evaluated_agent, data.frame_stack())
         goes_on = data.env_steps < data.env_steps_total  # there is no run to resume that would make up for the last
         stop = lambda: goes_on and self.stopping.signal is not None  # noqa: E731
         results = self._evaluator.evaluate(policy, data.eval_episodes, stop)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import inspect
 import logging
-import re
 import shlex
 import sys
 import warnings
@@ -14,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
+import yaml
+from jsonargparse import ArgumentError, set_dumper
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from furl_lightning import vlm
+from furl_lightning.bad_input import BadInput, answer, one_line
 from furl_lightning.checkpoint import Checkpoints, load_checkpoint, load_whole
 from furl_lightning.data import FuRLDataModule
 from furl_lightning.evaluation import Evaluation
@@ -27,10 +26,11 @@ from furl_lightning.journal import DamagedFile
 from furl_lightning.metrics_csv import MetricsCSV
 from furl_lightning.module import Diverged, FuRLModule, OtherRun
 from furl_lightning.progress import Progress
-from furl_lightning.rendering import NoGL, close_gl, gl_context
+from furl_lightning.rendering import NoGL, gl_context
 from furl_lightning.run_folder import FolderRefused, RunFolder
 from furl_lightning.stopping import Stopped, Stopping
 from furl_lightning.tensorboard import TensorBoard, silence_writer_thread
+from furl_lightning.tensorboard_pages import TensorBoardPages
 
 RUNS = "runs"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,6 +41,32 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+HONOURED = {
+    *("accelerator", "devices", "precision", "logger", "callbacks", "enable_progress_bar", "max_time"),
+    *("profiler", "deterministic", "benchmark", "detect_anomaly", "plugins"),
+}
+"""Lightning's options that reach something in this loop; another one that is set is refused."""
+INSTEAD = {
+    **dict.fromkeys(["max_steps", "max_epochs", "min_steps", "min_epochs"], "the run's length is data.env_steps"),
+    "limit_train_batches": "the run's length is data.env_steps",
+    "fast_dev_run": "for a short run set data.env_steps",
+    "log_every_n_steps": "set model.log_every, in environment steps",
+    "enable_checkpointing": "checkpoints are always written, every data.save_every steps",
+    "default_root_dir": "the folder is --runs and --name",
+    "num_nodes": "a population trains on one device",
+    "strategy": "a population trains on one device",
+}
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as one would write it: a list of plain values takes one line, so that a changed list is one line too."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        plain = not any(isinstance(item, dict | list) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain or flow_style)
+
+
+set_dumper("yaml", lambda data: yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))
 
 
 class FitCLI(LightningCLI):
@@ -57,32 +83,22 @@ class FitCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Resume: 'last', or a checkpoint of the run."
         )
+        parser.add_argument("--pictures", type=bool, default=True, help="Film strips in TensorBoard at evaluations.")
         parser.set_defaults({"model.vlm": {"class_path": "furl_lightning.vlm.Embedded"}})
-
-
-class BadInput(Exception):
-    """What the user gave cannot be used; the message is one line."""
 
 
 def fit(argv: Sequence[str] | None = None) -> int:
     """``furl-fit``: train, or resume training; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     _quiet()
-    try:
-        with Stopping() as stopping:
-            return _fit(argv, stopping)
-    except BadInput as error:
-        print(f"furl-fit: {error}", file=sys.stderr)
-        return 2
-    finally:
-        close_gl()
+    with Stopping() as stopping:
+        return answer("furl-fit", lambda given: _fit(given, stopping), argv)
 
 
 def _fit(argv: list[str], stopping: Stopping) -> int:
     try:
         folder, checkpoint, cli = _prepare(argv, stopping)
     except (ArgumentError, TypeError, ValueError, OSError, NoGL) as error:
-        raise BadInput(_one_line(error)) from error
+        raise BadInput(one_line(error, _options())) from error
     except Stopped as stop:
         print(f"\nfurl-fit: stopped by {stop} before anything was written", file=sys.stderr)
         return stopping.status
@@ -97,11 +113,11 @@ def _fit(argv: list[str], stopping: Stopping) -> int:
         folder.write_config(cli.parser.dump(cli.config, skip_none=False), resumes=checkpoint is not None)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
     except (OtherRun, DamagedFile, FolderRefused, NoGL, WorkerError) as error:
-        raise BadInput(_one_line(error)) from error
+        raise BadInput(one_line(error, _options())) from error
     except (Diverged, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NO_ROOM:
             raise
-        print(f"\nfurl-fit: {_one_line(error)}; {_saved(folder)}", file=sys.stderr)
+        print(f"\nfurl-fit: {one_line(error, _options())}; {_saved(folder)}", file=sys.stderr)
         return 1
     except Stopped:
         pass
@@ -163,15 +179,19 @@ def _prepare(argv: list[str], stopping: Stopping) -> tuple[RunFolder, Path | Non
         parser_kwargs={"parser_mode": "omegaconf", "description": "Train FuRL on a population of Meta-World agents."},
     )
     data, trainer = cli.datamodule, cli.trainer
-    assert isinstance(data, FuRLDataModule)
+    assert isinstance(cli.model, FuRLModule) and isinstance(data, FuRLDataModule)
+    _refuse_without_effect(cli)
+    settings = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    cli.model.settings = {part: settings[part] for part in ("model", "data")}
     if trainer.num_devices != 1:
         raise ValueError("trainer.devices must be 1: a population trains on one device; split it into several runs")
+    data.prepare_for(cli.model)
+    cli.model.make_reward(data.instructions)  # refuses what the VLM cannot read
     data.run_folder = folder.path
     resumed_steps = None
     if checkpoint is not None:
         saved = load_whole(checkpoint)
         resumed_steps = int(saved["FuRLDataModule"]["env_steps"])
-        assert isinstance(cli.model, FuRLModule)
         cli.model.refuse_other_run(saved, data)
         data.restored_from = checkpoint.parent
         if data.env_steps_total <= resumed_steps:
@@ -186,7 +206,8 @@ def _prepare(argv: list[str], stopping: Stopping) -> tuple[RunFolder, Path | Non
             )
     if data.settings.render is not None:
         gl_context()
-    trainer.callbacks.extend([Evaluation(stopping), Checkpoints(folder.checkpoints, stopping)])  # type: ignore[attr-defined]
+    pages = TensorBoardPages(cli.config["pictures"])
+    trainer.callbacks.extend([Evaluation(stopping), pages, Checkpoints(folder.checkpoints, stopping)])  # type: ignore[attr-defined]
     if cli.config["trainer"]["enable_progress_bar"] is not False:
         trainer.callbacks[:] = [c for c in trainer.callbacks if "ProgressBar" not in type(c).__name__]  # type: ignore[attr-defined]
         trainer.callbacks.append(Progress())  # type: ignore[attr-defined]
@@ -197,6 +218,16 @@ def _prepare(argv: list[str], stopping: Stopping) -> tuple[RunFolder, Path | Non
             MetricsCSV(folder.metrics, resumed_steps),
         ]
     return folder, checkpoint, cli
+
+
+def _refuse_without_effect(cli: FitCLI) -> None:
+    """Lightning has options for loops that are not ours; silence would be worse than a refusal."""
+    defaults = cli.parser.get_defaults()
+    for name, value in cli.config["trainer"].items():
+        if value != defaults["trainer"][name] and name not in HONOURED:
+            raise ValueError(f"trainer.{name} has no effect here; leave it out ({INSTEAD.get(name, 'see --help')})")
+    if cli.config["seed_everything"] not in (False, None):
+        raise ValueError("seed_everything has no effect here: each agent is seeded by its own; give --data.seeds")
 
 
 def _place(folder: RunFolder) -> list[str]:
@@ -222,43 +253,9 @@ def _name_of(argv: list[str]) -> str:
     return "-".join(Path(config).stem for config in configs) or "furl"
 
 
-def _one_line(error: BaseException) -> str:
-    """An error as one line, with the nearest valid choice for one that does not exist."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    unknown = (
-        re.search(r"(?:Key|Group key|Option) '([\w.]+)' is not expected", text)
-        or re.search(r"[Uu]nrecognized arguments?: -*([\w.]+)", text)
-        or re.search(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>[\w.]+)'", text)
-    )
-    if unknown:
-        key = ".".join(unknown.groups())
-        return f"unknown option '{key}'; the nearest is '{_nearest(key, _options())}'"
-    choice = re.search(r"""Parser key "([\w.]+)": Expected a typing.Literal\[(.*)\]\. Got value: (.*)""", text)
-    if choice:
-        key, values, given = choice.group(1), re.findall(r"'([^']*)'", choice.group(2)), choice.group(3)
-        near = _nearest(given, values)
-        return f"{key} must be {' or '.join(values)}, not '{given}'; the nearest is '{near}'"
-    kind = re.search(r"""Parser key "([\w.]+)": Expected a <class '(\w+)'>\. Got value: (.*)""", text)
-    if kind:
-        wanted = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-            kind.group(2), kind.group(2)
-        )
-        return f"{kind.group(1)} must be {wanted}, not '{kind.group(3)}'"
-    backbone = re.search(r"""Parser key "model.vlm".*Expected a dot import path string: (\S+)""", text)
-    if backbone:
-        classes = {name: getattr(vlm, name) for name in vlm.__all__ if name != "VLM"}
-        names = [name for name, value in classes.items() if issubclass(value, vlm.VLM)]
-        return f"unknown VLM '{backbone.group(1)}'; the nearest is '{_nearest(backbone.group(1), names)}'"
-    return text
-
-
-def _nearest(given: str, known: Sequence[str]) -> str:
-    return difflib.get_close_matches(given, known, n=1, cutoff=0.0)[0]
-
-
 def _options() -> list[str]:
     owners = {"model": FuRLModule, "data": FuRLDataModule, "trainer": Trainer}
-    return ["name", "runs", "ckpt_path", "config"] + [
+    return ["name", "runs", "ckpt_path", "pictures", "config"] + [
         f"{prefix}.{parameter}"
         for prefix, owner in owners.items()
         for parameter in list(inspect.signature(owner.__init__).parameters)[1:]  # type: ignore[misc]
@@ -271,6 +268,8 @@ def _quiet() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from tensordict import TensorDict
 from torch import Tensor
 
 from furl_lightning.durable import flush, make_folder, part_of
-from furl_lightning.replay import FIELDS, Replay
+from furl_lightning.replay import Replay
 from furl_lightning.success_memory import SuccessMemory
 
 STEPS_PER_FILE = 5_000
@@ -80,9 +79,7 @@ class Journal:
         for entry in entries:
             assert folder is not None
             arrays = load_file(folder / entry["file"])
-            steps = TensorDict({name: arrays[name][-replay.capacity :] for name in FIELDS})
-            steps.auto_batch_size_(2)
-            replay.restore(steps, entry["end"])
+            replay.restore(arrays, entry["end"])
             positives, negatives = (
                 (torch.tensor(entry[kind][0]), torch.tensor(entry[kind][1])) for kind in ("positives", "negatives")
             )

@@ -43,27 +43,83 @@ class PopulationLinear(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
         """LeCun-normal weights (truncated at two deviations), zero biases; one generator an agent."""
-        # 0.8796 is the deviation of a unit normal truncated at +-2, which the truncation takes away.
-        std = math.sqrt(1.0 / self.weight.shape[-2]) / 0.87962566103423978
         self.bias.zero_()
-        for member, generator in zip(self.weight, generators, strict=True):
-            draw = torch.empty(member.shape)
-            nn.init.trunc_normal_(draw, 0.0, std, -2 * std, 2 * std, generator=generator)
-            member.copy_(draw)
+        _draw_lecun_normal(self.weight, self.weight.shape[-2], generators)
+
+
+class PopulationConv2d(nn.Module):
+    """A convolution for each agent, as one grouped convolution: [B, A * in, H, W] -> [B, A * out, H', W'].
+
+    ``weight`` is [A, out, in, kernel, kernel], ``bias`` [A, out]. Group i of the channels is agent i's.
+    """
+
+    def __init__(self, num_agents: int, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.zeros(num_agents, out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(num_agents, out_channels))
+
+    def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Apply every agent's convolution, or, with ``agents`` (int64 [K]), those agents' only."""
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if agents is not None:
+            weight, bias = weight.index_select(0, agents), bias.index_select(0, agents)
+        return F.conv2d(x, weight.flatten(0, 1), bias.flatten(), self.stride, groups=len(weight))
+
+    @torch.no_grad()
+    def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
+        """LeCun-normal weights (truncated at two deviations), zero biases; one generator an agent."""
+        self.bias.zero_()
+        _draw_lecun_normal(self.weight, self.weight[0, 0].numel(), generators)
+
+
+def _draw_lecun_normal(weight: Tensor, fan_in: int, generators: Sequence[torch.Generator]) -> None:
+    # 0.8796 is the deviation of a unit normal truncated at +-2, which the truncation takes away.
+    std = math.sqrt(1.0 / fan_in) / 0.87962566103423978
+    for member, generator in zip(weight, generators, strict=True):
+        draw = torch.empty(member.shape)
+        nn.init.trunc_normal_(draw, 0.0, std, -2 * std, 2 * std, generator=generator)
+        member.copy_(draw)
+
+
+class PopulationLayerNorm(nn.Module):
+    """Layer normalisation over the last axis with each member's own gain and bias: [*members, B, features]."""
+
+    def __init__(self, members: Sequence[int], features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(*members, 1, features))
+        self.bias = nn.Parameter(torch.zeros(*members, 1, features))
+
+    def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Normalise, for all agents or the given ones (int64 [K])."""
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if agents is not None:
+            weight, bias = weight.index_select(0, agents), bias.index_select(0, agents)
+        return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), weight)
 
 
 class PopulationMLP(nn.Module):
-    """Linear layers with ReLU between: [*members, B, sizes[0]] -> [*members, B, sizes[-1]]."""
+    """Linear layers with ReLU between: [*members, B, sizes[0]] -> [*members, B, sizes[-1]].
 
-    def __init__(self, members: Sequence[int], sizes: Sequence[int], final_relu: bool = False) -> None:
+    With ``layer_norm`` every hidden layer is normalised before its ReLU.
+    """
+
+    def __init__(
+        self, members: Sequence[int], sizes: Sequence[int], final_relu: bool = False, layer_norm: bool = False
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(PopulationLinear(members, i, o) for i, o in itertools.pairwise(sizes))
+        self.norms = nn.ModuleList(PopulationLayerNorm(members, size) for size in sizes[1:-1] if layer_norm)
         self.final_relu = final_relu
 
     def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
         """Apply the layers, for all agents or the given ones (int64 [K])."""
         for depth, layer in enumerate(self.layers, start=1):
             x = layer(x, agents)
+            if depth <= len(self.norms):
+                x = self.norms[depth - 1](x, agents)
             if depth < len(self.layers) or self.final_relu:
                 x = F.relu(x)
         return x
@@ -109,9 +165,11 @@ class Actor(nn.Module):
 class TwinCritic(nn.Module):
     """Two independent Q functions an agent: MLP (obs, action)-H-...-H-1."""
 
-    def __init__(self, num_agents: int, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self, num_agents: int, obs_dim: int, action_dim: int, hidden: Sequence[int], layer_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.net = PopulationMLP([num_agents, 2], [obs_dim + action_dim, *hidden, 1])
+        self.net = PopulationMLP([num_agents, 2], [obs_dim + action_dim, *hidden, 1], layer_norm=layer_norm)
 
     def forward(self, observation: Tensor, action: Tensor, agents: Tensor | None = None) -> Tensor:
         """Both values [A, 2, B] of observations [A, B, obs] and actions [A, B, action]."""
@@ -123,5 +181,5 @@ class TwinCritic(nn.Module):
 def reset_parameters(network: nn.Module, generators: Sequence[torch.Generator]) -> None:
     """Initialise all layers of a network, each agent from its own generator."""
     for module in network.modules():
-        if isinstance(module, PopulationLinear):
+        if isinstance(module, PopulationLinear | PopulationConv2d):
             module.reset_parameters(generators)

@@ -55,7 +55,8 @@ class PopulationAdam(torch.optim.Optimizer):
                     state["step"][list(indices)] += 1
             columns: list[list[Tensor]] = [
                 members,
-                [p.grad for p in members if p.grad is not None],
+                # The kernel walks through memory: a gradient with other strides would be taken entry for wrong entry.
+                [p.grad.contiguous() for p in members if p.grad is not None],
                 [s["exp_avg"] for s in states],
                 [s["exp_avg_sq"] for s in states],
             ]

@@ -1,30 +1,73 @@
-"""The policy that acts while data is collected: random at first, then the relay of both agents."""
+"""The policies that act while data is collected: random at first, then one agent or the relay of two."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
 
+from furl_lightning.encoder import FrameStack
 from furl_lightning.randomness import Randomness, normal, uniform_actions
 from furl_lightning.relay import Relay
 from furl_lightning.sac import SAC
+from furl_lightning.simulator import ACTION_DIM
 
 
-class RelayPolicy(TensorDictModuleBase):
+class ExplorationPolicy(TensorDictModuleBase, ABC):
     """Acts for A agents: reads ``observation`` [A, obs] and ``episode_step`` [A, 1], writes ``action``.
 
     Args:
-        vlm_agent, sac_agent: the two SAC populations; held, not owned, so always up to date.
-        relay: says whose turn it is; told here when an episode begins.
         randomness: its ``exploration`` stream is drawn from.
         start_steps: environment steps of uniform random actions at the beginning.
-        sac_noise: deviation of the Gaussian noise added to the SAC agent's sampled action, which is
-            then clipped to [-1, 1].
+        stack: see frames, read from ``frame``, in place of ``observation``.
     """
 
     in_keys = ["observation", "episode_step"]
     out_keys = ["action"]
+
+    def __init__(self, randomness: Randomness, start_steps: int, stack: FrameStack | None = None) -> None:
+        super().__init__()
+        self.randomness, self.start_steps, self.stack = randomness, start_steps, stack
+        self.env_steps = 0
+        """Actions chosen so far, per agent."""
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Choose the next actions."""
+        step = int(tensordict["episode_step"][0])
+        if step == 0:
+            self.begin_episode()
+        observation = _observe(tensordict, self.stack)
+        if self.env_steps < self.start_steps:
+            action = uniform_actions(self.randomness.exploration, ACTION_DIM)
+        else:
+            action = self.choose(observation, step)[:, 0].cpu()
+        self.env_steps += 1
+        tensordict["action"] = action
+        return tensordict
+
+    def begin_episode(self) -> None:
+        """Told before an episode's first action."""
+
+    @abstractmethod
+    def choose(self, observation: Tensor, step: int) -> Tensor:
+        """Actions [A, 1, action] for observations [A, 1, ...] at a step of the episode."""
+
+
+class RelayPolicy(ExplorationPolicy):
+    """The VLM agent and the SAC agent in turns.
+
+    Args:
+        vlm_agent, sac_agent: the two SAC populations; held, not owned, so always up to date.
+        relay: says whose turn it is; told here when an episode begins.
+        randomness, start_steps, stack: see :class:`ExplorationPolicy`.
+        sac_noise: deviation of the Gaussian noise added to the SAC agent's sampled action, which is
+            then clipped to [-1, 1].
+    """
 
     def __init__(
         self,
@@ -34,54 +77,113 @@ class RelayPolicy(TensorDictModuleBase):
         randomness: Randomness,
         start_steps: int,
         sac_noise: float = 0.2,
+        stack: FrameStack | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(randomness, start_steps, stack)
         self._agents = (vlm_agent, sac_agent)  # in a tuple: their weights are the module's to save
-        self.relay, self.randomness = relay, randomness
-        self.start_steps, self.sac_noise = start_steps, sac_noise
-        self.env_steps = 0
-        """Actions chosen so far, per agent."""
+        self.relay, self.sac_noise = relay, sac_noise
 
-    @torch.no_grad()
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Choose the next actions."""
-        generators = self.randomness.exploration
-        step = int(tensordict["episode_step"][0])
-        if step == 0:
-            self.relay.begin_episode(generators)
+    def begin_episode(self) -> None:
+        """Draw the length of the episode's turns."""
+        self.relay.begin_episode(self.randomness.exploration)
+
+    def choose(self, observation: Tensor, step: int) -> Tensor:
+        """Each agent's action of whoever's turn it is."""
         vlm_agent, sac_agent = self._agents
-        action_dim = vlm_agent.actor.mean.weight.shape[-1]
-        if self.env_steps < self.start_steps:
-            action = uniform_actions(generators, action_dim)
-        else:
-            observation = tensordict["observation"][:, None].to(vlm_agent.log_alpha.device)  # [A, 1, obs]
-            noise = normal(generators, 3, 1, action_dim)  # drawn whoever acts: the stream stays in step
-            action, _ = vlm_agent.actor.sample(observation, noise[:, 0].to(observation.device))
-            sac_acts = self.relay.sac_acts(step)
-            if sac_acts.any():
-                sampled, _ = sac_agent.actor.sample(observation, noise[:, 1].to(observation.device))
-                sampled = (sampled + self.sac_noise * noise[:, 2].to(observation.device)).clamp(-1.0, 1.0)
-                action = torch.where(sac_acts[:, None, None].to(observation.device), sampled, action)
-            action = action[:, 0].cpu()
-        self.env_steps += 1
-        tensordict["action"] = action
-        return tensordict
+        noise = normal(self.randomness.exploration, 3, 1, ACTION_DIM)  # drawn whoever acts: the stream stays in step
+        action = explore(vlm_agent, observation, noise[:, 0])
+        sac_acts = self.relay.sac_acts(step)
+        if sac_acts.any():
+            noisy = explore(sac_agent, observation, noise[:, 1], self.sac_noise * noise[:, 2])
+            action = torch.where(sac_acts[:, None, None].to(action.device), noisy, action)
+        return action
+
+
+class SoloPolicy(ExplorationPolicy):
+    """One SAC population acts alone.
+
+    Args:
+        agent: held, not owned, so always up to date.
+        randomness, start_steps, stack: see :class:`ExplorationPolicy`.
+        extra_noise: deviation of Gaussian noise added to the sampled action, which is then clipped
+            to [-1, 1]; 0 samples from the policy alone.
+    """
+
+    def __init__(
+        self,
+        agent: SAC,
+        randomness: Randomness,
+        start_steps: int,
+        extra_noise: float = 0.0,
+        stack: FrameStack | None = None,
+    ) -> None:
+        super().__init__(randomness, start_steps, stack)
+        self._agent = (agent,)
+        self.extra_noise = extra_noise
+
+    def choose(self, observation: Tensor, step: int) -> Tensor:
+        """The agent's action."""
+        (agent,) = self._agent
+        if not self.extra_noise:
+            return explore(agent, observation, normal(self.randomness.exploration, 1, ACTION_DIM))
+        noise = normal(self.randomness.exploration, 2, 1, ACTION_DIM)
+        return explore(agent, observation, noise[:, 0], self.extra_noise * noise[:, 1])
+
+
+def explore(agent: SAC, observation: Tensor, noise: Tensor, extra: Tensor | None = None) -> Tensor:
+    """Sampled actions [A, 1, action] for standard normal noise of that shape; ``extra`` is added, then clipped."""
+    device = agent.log_alpha.device
+    action = agent.sample(observation.to(device), noise.to(device))
+    return action if extra is None else (action + extra.to(device)).clamp(-1.0, 1.0)
 
 
 class DeterministicPolicy(TensorDictModuleBase):
-    """The VLM agents' deterministic actions tanh(mean), for evaluation."""
+    """A population's deterministic actions tanh(mean), for evaluation."""
 
     in_keys = ["observation"]
     out_keys = ["action"]
 
-    def __init__(self, agent: SAC) -> None:
+    def __init__(self, agent: SAC, stack: FrameStack | None = None) -> None:
         super().__init__()
-        self._agent = (agent,)
+        self._agent, self.stack = (agent,), stack
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``action`` [A, action] for ``observation`` [A, obs]."""
+        """Write ``action`` [A, action] for ``observation`` [A, obs], or for the frames seen so far."""
         (agent,) = self._agent
-        observation = tensordict["observation"][:, None].to(agent.log_alpha.device)
-        tensordict["action"] = agent.actor.deterministic(observation)[:, 0].cpu()
+        observation = _observe(tensordict, self.stack).to(agent.log_alpha.device)
+        tensordict["action"] = agent.deterministic(observation)[:, 0].cpu()
         return tensordict
+
+
+class SomeAgents(TensorDictModuleBase):
+    """A population's policy for K of its A agents: reads and writes their rows [K, ...].
+
+    Args:
+        policy: of all A agents.
+        rows: the K agents' places in the population.
+        num_agents: A.
+    """
+
+    in_keys = ["observation"]
+    out_keys = ["action"]
+
+    def __init__(self, policy: TensorDictModuleBase, rows: Sequence[int], num_agents: int) -> None:
+        super().__init__()
+        self._policy = (policy,)
+        self._rows = torch.tensor(rows)
+        self._source = torch.zeros(num_agents, dtype=torch.int64)  # the other agents see the first row
+        self._source[self._rows] = torch.arange(len(rows))
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write ``action`` [K, action] for ``observation`` [K, obs]."""
+        everyone = self._policy[0](tensordict[self._source])
+        tensordict["action"] = everyone["action"][self._rows]
+        return tensordict
+
+
+def _observe(tensordict: TensorDictBase, stack: FrameStack | None) -> Tensor:
+    """What an agent's networks take, [A, 1, ...]."""
+    if stack is None:
+        return tensordict["observation"][:, None]
+    return stack.push(tensordict["frame"], first=int(tensordict["episode_step"][0]) == 0)[:, None]

@@ -22,6 +22,7 @@ class Progress(ProgressBar):
         self._bar: Any = None
         self._enabled = True
         self._success = "-"
+        self._told = False
 
     def disable(self) -> None:
         """Draw nothing."""
@@ -53,9 +54,20 @@ class Progress(ProgressBar):
         data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if batch.episode is not None:
             self._success = f"{float(batch.episode.success.float().mean()):.2f}"
+        if not self._told:
+            self._told = True
+            size, num = data.replay.bytes_per_transition, len(data.agents)
+            total = size * num * data.replay_capacity / 1e9
+            self._bar.write(
+                f"replay buffer: {size:,} bytes a transition, {total:.2f} GB when full with {num} agents' "
+                f"{data.replay_capacity:,} transitions each",
+                file=sys.stderr,
+            )
         if data.env_steps % EPISODE_STEPS < data.steps_per_iteration:
-            active = int(pl_module.relay.active.sum())
-            self._bar.set_postfix_str(f"relay {active}/{len(data.agents)}, success {self._success}", refresh=False)
+            shown = f"success {self._success}"
+            if pl_module.relay is not None:
+                shown = f"relay {int(pl_module.relay.active.sum())}/{len(data.agents)}, {shown}"
+            self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(data.env_steps - self._bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -32,6 +32,8 @@ def _open(backend: str) -> Any:
     module = importlib.import_module(f"mujoco.{backend}")
     context = module.GLContext(PICTURE_SIZE, PICTURE_SIZE)
     context.make_current()
+    # Without a display GLFW only warns; that nothing can be drawn shows here.
+    mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_50).free()
     return context
 
 

@@ -7,6 +7,8 @@ Shapes: A agents, B batch entries.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -61,6 +63,11 @@ class SAC(nn.Module):
         tau: share of the new critic in the target copy after each update.
         target_entropy: in nats; None takes -action_dim / 2, the published code's choice.
         min_std: least deviation of the actor before the tanh.
+        init_alpha: the temperature at the beginning.
+        critic_layer_norm: normalise the critics' hidden layers.
+        encoder: turns observations into the features [A, B, obs_dim] that actor and critic see, for
+            all agents or the given ones; trained by the critic's loss alone, with a target copy like
+            the critic's (DrQ, arXiv 2004.13649). None: observations are the features.
     """
 
     def __init__(
@@ -73,24 +80,45 @@ class SAC(nn.Module):
         tau: float = 0.01,
         target_entropy: float | None = None,
         min_std: float = MIN_STD,
+        init_alpha: float = 1.0,
+        critic_layer_norm: bool = False,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.gamma, self.tau = gamma, tau
         self.target_entropy = -action_dim / 2 if target_entropy is None else target_entropy
         self.actor = Actor(num_agents, obs_dim, action_dim, hidden, min_std)
-        self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden)
-        self.target_critic = TwinCritic(num_agents, obs_dim, action_dim, hidden).requires_grad_(False)
-        self.log_alpha = nn.Parameter(torch.zeros(num_agents))
+        self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, critic_layer_norm)
+        self.target_critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, critic_layer_norm)
+        self.target_critic.requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.full((num_agents,), math.log(init_alpha)))
+        self.encoder = encoder
+        self.target_encoder = copy.deepcopy(encoder).requires_grad_(False) if encoder is not None else None
 
     def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
         """Fresh networks, each agent's from its own generator; the target equals the critic."""
         reset_parameters(self.actor, generators)
         reset_parameters(self.critic, generators)
         self.target_critic.load_state_dict(self.critic.state_dict())
+        if self.encoder is not None and self.target_encoder is not None:
+            reset_parameters(self.encoder, generators)
+            self.target_encoder.load_state_dict(self.encoder.state_dict())
 
     def optimizer(self, lr: float) -> PopulationAdam:
-        """Adam over actor, critic and temperature (Adam is elementwise: one does for all three)."""
-        return PopulationAdam([*self.actor.parameters(), *self.critic.parameters(), self.log_alpha], lr)
+        """Adam over all that is trained (Adam is elementwise: one does for all)."""
+        return PopulationAdam(self._trained(), lr)
+
+    def _trained(self) -> list[nn.Parameter]:
+        encoder = self.encoder.parameters() if self.encoder is not None else ()
+        return [*self.actor.parameters(), *self.critic.parameters(), self.log_alpha, *encoder]
+
+    def sample(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """Actions [A, B, action] for observations [A, B, ...] and standard normal noise [A, B, action]."""
+        return self.actor.sample(_encode(self.encoder, observation), noise)[0]
+
+    def deterministic(self, observation: Tensor) -> Tensor:
+        """The mode's actions [A, B, action] for observations [A, B, ...]."""
+        return self.actor.deterministic(_encode(self.encoder, observation))
 
     def update(
         self,
@@ -104,8 +132,8 @@ class SAC(nn.Module):
         """One step of critic, actor and temperature, all from the same old parameters, then the target's.
 
         Args:
-            batch: ``observation`` and ``next_observation`` [A, B, obs], ``action`` [A, B, action],
-                ``discount`` [A, B].
+            batch: ``observation`` and ``next_observation`` [A, B, obs], or what the encoder takes,
+                ``action`` [A, B, action], ``discount`` [A, B].
             reward: [A, B].
             noise, next_noise: standard normal [A, B, action], of the actor's action and the target's.
             optimizer: from :meth:`optimizer`.
@@ -121,22 +149,23 @@ class SAC(nn.Module):
         log_alpha = self.log_alpha if index is None else self.log_alpha.index_select(0, index)
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
-            next_action, next_log_prob = self.actor.sample(next_observation, next_noise, index)
-            next_q = self.target_critic(next_observation, next_action, index)
+            next_features = _encode(self.encoder, next_observation, index)
+            next_action, next_log_prob = self.actor.sample(next_features, next_noise, index)
+            next_q = self.target_critic(_encode(self.target_encoder, next_observation, index), next_action, index)
             target = td_target(reward, batch["discount"], self.gamma, next_q, alpha, next_log_prob)
 
-        q = self.critic(observation, batch["action"], index)
+        features = _encode(self.encoder, observation, index)
+        q = self.critic(features, batch["action"], index)
         loss_q = critic_loss(q, target)
-        action, log_prob = self.actor.sample(observation, noise, index)
+        seen = features.detach()  # the encoder is the critic's to train
+        action, log_prob = self.actor.sample(seen, noise, index)
         constant_critic = {name: p.detach() for name, p in self.critic.named_parameters()}
-        loss_pi = actor_loss(
-            alpha, log_prob, functional_call(self.critic, constant_critic, (observation, action, index))
-        )
+        loss_pi = actor_loss(alpha, log_prob, functional_call(self.critic, constant_critic, (seen, action, index)))
         loss_alpha = alpha_loss(log_alpha, log_prob.detach(), self.target_entropy)
 
         # Each parameter is in one of the losses alone, so one pass backwards serves all three (and
         # torch.compile, which frees its graph after one); summed over agents, an agent's gradient is its own.
-        parameters = [*self.actor.parameters(), *self.critic.parameters(), self.log_alpha]
+        parameters = self._trained()
         total = (loss_q + loss_pi + loss_alpha).sum()
         for parameter, grad in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
             parameter.grad = grad
@@ -155,10 +184,17 @@ class SAC(nn.Module):
 
     @torch.no_grad()
     def update_target(self, agents: Sequence[int] | None = None) -> None:
-        """Target <- tau * critic + (1 - tau) * target, for all agents or the given ones."""
+        """Target <- tau * critic + (1 - tau) * target, for all agents or the given ones; the encoder's too."""
         targets: list[Tensor] = list(self.target_critic.parameters())
         critics: list[Tensor] = list(self.critic.parameters())
+        if self.encoder is not None and self.target_encoder is not None:
+            targets += self.target_encoder.parameters()
+            critics += self.encoder.parameters()
         if agents is not None:
             targets = [t[i] for t in targets for i in agents]
             critics = [c[i] for c in critics for i in agents]
         torch._foreach_lerp_(targets, critics, self.tau)
+
+
+def _encode(encoder: nn.Module | None, observation: Tensor, agents: Tensor | None = None) -> Tensor:
+    return observation if encoder is None else encoder(observation, agents)

@@ -27,9 +27,9 @@ class SuccessMemory:
     """Rings of positives and negatives, for each of A agents, in half precision.
 
     Args:
-        num_agents: A.
+        num_agents: A; none where a method needs no memory.
         capacity: frames in each ring.
-        width: D, of the embeddings.
+        width: D, of the embeddings; 0 counts frames without holding them.
         gap: frames between a positive and its lag.
         lag_rule: ``ring`` takes the lag ``gap`` places back in the ring. ``published`` is the
             authors' code: the place wraps at the number of *valid* entries, and valid places are
@@ -47,7 +47,7 @@ class SuccessMemory:
         dtype: torch.dtype = torch.float16,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.capacity, self.gap, self.lag_rule = capacity, gap, lag_rule
+        self.capacity, self.width, self.gap, self.lag_rule = capacity, width, gap, lag_rule
         self.positive = torch.zeros(num_agents, capacity, width, dtype=dtype, device=device)
         self.negative = torch.zeros(num_agents, capacity, width, dtype=dtype, device=device)
         self.positives_written = torch.zeros(num_agents, dtype=torch.int64)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -14,28 +15,29 @@ class TensorBoard(TensorBoardLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log scalars, or lose them."""
-        try:
+        with self.losing():
             super().log_metrics(metrics, step)
-        except (OSError, ValueError) as error:  # Lightning's ValueError is of whatever went wrong
-            if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
-                self._experiment = None  # its writer has ended; the next event opens another file
-            else:
-                raise
 
     def flush(self) -> None:
         """Write what TensorBoard has queued (for two minutes, else)."""
-        try:
+        with self.losing():
             if self._experiment is not None:
                 self._experiment.flush()
-        except OSError:
-            self._experiment = None
 
     def finalize(self, status: str) -> None:
         """Close the file."""
-        try:
+        with self.losing():
             super().finalize(status)
-        except OSError:
-            self._experiment = None
+
+    @contextlib.contextmanager
+    def losing(self) -> Iterator[None]:
+        """A context in which events that cannot be written are lost, and no error."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # Lightning's ValueError is of whatever went wrong
+            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
+                raise
+            self._experiment = None  # its writer has ended; the next event opens another file
 
 
 def silence_writer_thread() -> None:

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from embedded_vlm_captions import NUM_STAGES, find_scale, stage_captions, stages
-from embedded_vlm_episodes import Episode, record
 from torch import Tensor
 
+from furl_lightning.episodes import Episode, record
+from furl_lightning.probe import Measured
 from furl_lightning.simulator import GoalMode
 from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS
 from furl_lightning.vlm import VLM, Embedded
@@ -32,43 +33,10 @@ BEGIN, END = "<!-- figures: scripts/embedded_vlm_card.py --write -->", "<!-- end
 Wanted = tuple[str, int, GoalMode]
 
 
-def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation of two samples [T] without ties."""
-    ranks = [np.argsort(np.argsort(values)).astype(float) for values in (first, second)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
 def recall(likeness: Tensor, best: int) -> float:
     """Share of rows of [N, N] whose diagonal entry is among the ``best`` highest."""
     above = (likeness > likeness.diagonal()[:, None]).sum(1)
     return float((above < best).float().mean())
-
-
-class Measured:
-    """One expert episode as the model sees it."""
-
-    def __init__(self, vlm: VLM, task: str, episode: Episode, instruction: Tensor) -> None:
-        self.task, self.episode = task, episode
-        self.embedding = vlm.encode_images(torch.from_numpy(episode.frames))  # [T, width]
-        self.cosine = F.cosine_similarity(self.embedding, instruction, dim=-1).numpy()  # [T]
-        self.success = episode.first_success()
-
-    @property
-    def last_success(self) -> Tensor:
-        """Embedding of the last frame that shows success, of the last frame where none does."""
-        found = np.flatnonzero(self.episode.success)
-        return self.embedding[int(found[-1]) if len(found) else -1]
-
-    def correlation(self) -> float:
-        """Spearman's rank correlation of cosine and time up to the first success."""
-        end = len(self.cosine) if self.success is None else self.success + 1
-        return spearman(self.cosine[:end], self.episode.step[:end])
-
-    def way(self) -> float:
-        """L2 distance from the first frame to the first success; nan without success."""
-        if self.success is None:
-            return float("nan")
-        return float((self.embedding[self.success] - self.embedding[0]).norm())
 
 
 def retrieval(vlm: VLM, tasks: Sequence[str], measured: Sequence[Measured]) -> list[str]:

@@ -23,7 +23,6 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from embedded_vlm_captions import GENERIC, NUM_STAGES, captions, find_scale, stages
-from embedded_vlm_episodes import Manner, record
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -32,6 +31,7 @@ from torch.multiprocessing.spawn import spawn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from furl_lightning.episodes import Manner, record
 from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS
 
 TRAINING_TASKS = TASK_SETS["mt50"][10:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from furl_lightning.fit import fit
+from furl_lightning.rendering import close_gl
 
 from .tiny_clip import make_tiny_clip
 
@@ -33,6 +34,13 @@ SMALL = {
 Run = Callable[..., dict[str, Any]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def gl() -> Iterator[None]:
+    """Free OpenGL's context before Python takes its modules apart."""
+    yield
+    close_gl()
+
+
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a CLIP with random weights."""
@@ -44,21 +52,28 @@ def run(tmp_path: Path, tiny_clip: Path) -> Run:
     """Run furl-fit in small with the given settings; returns the last checkpoint and the metrics."""
 
     def _run(name: str, *flags: str, **settings: Any) -> dict[str, Any]:
-        vlm = {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
-        values = {**SMALL, **vlm, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
-        argv = [*flags, "--runs", str(tmp_path), "--name", name]
-        for key, value in values.items():
-            argv += [f"--{key}", value]
-        status = fit([*argv, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"])
-        assert status == 0
-        return load(tmp_path / name)
+        return small_run(tmp_path, tiny_clip, name, *flags, **settings)
 
     return _run
 
 
+def small_run(runs: Path, tiny_clip: Path, name: str, *flags: str, **settings: Any) -> dict[str, Any]:
+    """What the fixture ``run`` does, in any folder."""
+    without = settings.get("model__vlm") == "null"
+    vlm = {} if without else {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
+    values = {**SMALL, **vlm, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
+    argv = ["--pictures", "false", *flags, "--runs", str(runs), "--name", name]
+    for key, value in values.items():
+        argv += [f"--{key}", value]
+    status = fit([*argv, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"])
+    assert status == 0
+    return load(runs / name)
+
+
 def load(folder: Path) -> dict[str, Any]:
-    """The last checkpoint of a run's folder, with its metrics but without times."""
+    """The last checkpoint of a run's folder, with its metrics but without times and the run's own settings."""
     checkpoint: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint.pop("settings")
     lines = (folder / "metrics.csv").read_text().splitlines()
     checkpoint["metrics"] = [line for line in lines if "perf/" not in line]
     return checkpoint

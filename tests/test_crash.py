@@ -317,7 +317,7 @@ def test_parameters_that_are_no_numbers_are_not_saved(
     def broken(self: Checkpoints, trainer: Trainer) -> None:
         if trainer.datamodule.env_steps == 20:  # type: ignore[attr-defined]
             module = trainer.lightning_module
-            assert isinstance(module, FuRLModule)
+            assert isinstance(module, FuRLModule) and module.vlm_agent is not None
             module.vlm_agent.log_alpha.data[0] = torch.inf
         save(self, trainer)
 
@@ -416,7 +416,7 @@ def test_an_evaluation_that_a_signal_cut_off_is_made_up_for(
     run: Run, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends after its episode; parameters are saved; metrics are the same in the end."""
-    settings = {"data__env_steps": 60, "data__eval_every": 20, "data__eval_episodes": 3}
+    settings = {"data__env_steps": 60, "data__eval_every": 20, "data__eval_episodes": 3, "pictures": "false"}
     straight = run("straight", **settings)
     act, acted = DeterministicPolicy.forward, []
 

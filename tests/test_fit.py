@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from furl_lightning.fit import fit
+from furl_lightning.run_folder import RunFolder
 
 from .conftest import SMALL, Run, assert_same
 
@@ -50,7 +54,7 @@ def test_evaluation_does_not_change_training(run: Run, goal: str) -> None:
     settings = {"data__goal": goal, "data__eval_episodes": 1, "data__env_steps": 600}
     often = run("often", **settings, data__eval_every=100)
     once = run("once", **settings)
-    assert_same(often, once, ignore=("metrics", "callbacks"))
+    assert_same(often, once, ignore=("metrics", "callbacks", "settings"))
     trained = [line for line in often["metrics"] if ",eval/" not in line]
     assert trained == [line for line in once["metrics"] if ",eval/" not in line]
 
@@ -83,6 +87,9 @@ def test_agents_learn_and_sac_stops_with_the_relay(run: Run) -> None:
         (["--model.tau", "1.5"], "model.tau must be between 0 and 1, not 1.5"),
         (["--data.prompts", "{reach: touch it}"], "data.prompts names reach, not among data.tasks: drawer-close"),
         (["--trainer.devices", "2"], "trainer.devices must be 1"),
+        (["--trainer.max_steps", "9"], "trainer.max_steps has no effect here; leave it out (the run's length is data."),
+        (["--trainer.gradient_clip_val", "1.0"], "trainer.gradient_clip_val has no effect here"),
+        (["--seed_everything", "3"], "each agent is seeded by its own; give --data.seeds"),
         (["--ckpt_path", "last"], "no checkpoint at"),
         (["--name", "a/b"], "--name must be a plain folder name such as 'mt10', not 'a/b'"),
     ],
@@ -115,3 +122,29 @@ def test_a_run_folder_is_never_reused(run: Run, tmp_path: Path, capsys: pytest.C
         assert fit([*argv, *flags]) == 2
         assert message in capsys.readouterr().err
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "taken").rglob("*")}
+
+
+@pytest.mark.parametrize("backend", ["glfw", "bogus"])
+def test_no_usable_gl_is_one_line(backend: str, tmp_path: Path) -> None:
+    """A backend that is not there: status 2, one line that names Debian's packages, nothing written."""
+    command = [sys.executable, "-W", "ignore", "-c", "from furl_lightning.cli import furl_fit; furl_fit()"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run(
+        [*command, "--data.tasks", "[reach]", "--runs", str(tmp_path / "runs"), "--name", "gl"],
+        env={**environment, "MUJOCO_GL": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("furl-fit: ") and "apt-get install libegl1" in lines[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_in_use_is_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Resuming a run that another process is writing."""
+    run("busy", data__env_steps=500)
+    owner = RunFolder(tmp_path, "busy")
+    owner.lock()
+    assert fit(["--runs", str(tmp_path), "--name", "busy", "--ckpt_path", "last", "--data.env_steps", "1000"]) == 2
+    assert "is in use by process" in capsys.readouterr().err

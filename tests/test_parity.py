@@ -285,7 +285,7 @@ def check_furl(folder: Path, num: int, at: int) -> None:
     module.vlm_agent, module.relay = agent, Relay(num)
     module.relay.active[:] = False  # the plain SAC agents have a recording of their own
     optimizers = [agent.optimizer(lr)]
-    module._optimizers = lambda: [*optimizers, None, None]  # type: ignore[method-assign,list-item]
+    module._optimizers = lambda: [*optimizers, None, None]  # type: ignore[method-assign]
     mixed: list[Tensor] = []
     original = agent.update
 

@@ -68,6 +68,7 @@ class Learner:
             own = {name: values[self.members] for name, values in transitions.items()}
             rows = [self.members.index(i) for i in after if i in self.members]
             chosen = Triple(*(frames[self.members][rows] for frames in triple)) if rows else None
+            assert self.module.relay is not None
             self.module.relay.active = torch.tensor([i in relaying for i in self.members])
             out.append(self.module.update(Batch(own, rows, chosen), self.generators))
         return out
@@ -204,6 +205,18 @@ def test_population_adam_is_torchs_for_each_agent() -> None:
                 assert all(torch.equal(p.detach()[i], old[i]) for p, old in zip(ours, before, strict=True))
             for p, own in zip(ours, theirs[i], strict=True):
                 torch.testing.assert_close(p.detach()[i], own.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_population_adam_takes_gradients_of_any_layout() -> None:
+    """A convolution's gradient may lie in memory channels last."""
+    grad = torch.randn(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    stepped = []
+    for laid_out in (grad, grad.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)):
+        p = nn.Parameter(torch.ones_like(grad))
+        p.grad = laid_out
+        PopulationAdam([p], LR).step()
+        stepped.append(p.detach())
+    assert torch.equal(*stepped)
 
 
 def test_population_adam_leaves_resting_agents_moments() -> None:

@@ -32,8 +32,33 @@ IGNORE = ("journal", "metrics")  # the rings may be cut into other files; what t
         ({"data__seeds": "[9]", "model__relay_threshold": 1}, (130, 520)),
         ({"data__goal": "random", "data__num_workers": 1, "data__replay_storage": "disk"}, (390,)),
         ({"data__num_workers": 2, "data__seeds": "[0, 1]", "data__steps_per_iteration": 50}, (550,)),
+        (
+            {
+                "model__vlm": "null",
+                "model__reward": "task",
+                "model__relay": "false",
+                "model__critic_layer_norm": "true",
+                "data__updates_per_step": 2,
+            },
+            (520,),
+        ),
+        (
+            {
+                "model__reward": "cosine",
+                "model__relay_counts": "successes",
+                "data__success_share": 0.5,
+                "data__seeds": "[3]",  # has a success in its first episode
+            },
+            (520,),
+        ),
     ],
-    ids=["before-and-after-the-relay", "random-goals-worker-and-disk", "population-and-workers"],
+    ids=[
+        "before-and-after-the-relay",
+        "random-goals-worker-and-disk",
+        "population-and-workers",
+        "sac-alone",
+        "zero-shot-and-successes-drawn",
+    ],
 )
 def test_resumed_run_is_bit_equal(run: Run, tmp_path: Path, settings: dict[str, Any], stops: tuple[int, ...]) -> None:
     """From checkpoints in the middle of an episode, before and after the ring has wrapped, in another folder."""

@@ -120,7 +120,7 @@ def test_bfloat16_is_close_and_gives_float32(folder: Path) -> None:
 def test_many_frames_are_embedded_as_few(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, vlm = smooth_frames(7, 50, 50), CLIP(str(folder))
     whole = vlm.encode_images(frames)
-    monkeypatch.setattr("furl_lightning.vlm.clip.FRAMES_PER_PASS", 3)
+    monkeypatch.setattr("furl_lightning.vlm.dual_encoder.FRAMES_PER_PASS", 3)
     torch.testing.assert_close(vlm.encode_images(frames), whole, rtol=1e-4, atol=1e-5)
     assert vlm.encode_images(frames[:0]).shape == (0, vlm.width)
 
@@ -205,7 +205,7 @@ def test_refuses_other_frames(folder: Path, frames: Tensor) -> None:
 
 def test_refuses_empty_and_too_long_texts(folder: Path) -> None:
     vlm = CLIP(str(folder))
-    with pytest.raises(ValueError, match="empty text"):
+    with pytest.raises(ValueError, match="a text without a word"):
         vlm.encode_texts(["push", "  "])
     with pytest.raises(ValueError, match=r"is 27 tokens long; .* reads 24"):
         vlm.encode_texts(["a" * 25])

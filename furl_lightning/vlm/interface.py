@@ -49,6 +49,11 @@ class VLM(nn.Module, ABC):
         """Width of every embedding."""
 
     @property
+    def image_size(self) -> int | None:
+        """Side of the square picture that the network sees; None where it takes any."""
+        return None
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """What the model is called in logs and reports."""

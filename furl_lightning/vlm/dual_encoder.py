@@ -1,0 +1,169 @@
+"""What the families share: an image tower and a text tower into one space, with their preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from furl_lightning.vlm.cuda_graph import GraphPerShape
+from furl_lightning.vlm.interface import VLM, Precision, check_frames
+from furl_lightning.vlm.preprocess import Preprocess
+
+FRAMES_PER_PASS = 256
+"""Frames that go through the network at once; bounds the memory, not the call."""
+
+
+class DualEncoder(VLM):
+    """A frozen network of two towers with its own tokenizer and its own image preprocessing.
+
+    Preprocessing runs on tensors, for all frames of a call at once and on the model's device.
+    Subclasses load the network and say how it embeds pixels and tokens.
+
+    Args:
+        network: both towers.
+        name: what the model was loaded by.
+        width: of the embeddings.
+        context: tokens that a text may have.
+        vocabulary: rows of the text tower's token table.
+        preprocess: turns frames into the image tower's pixels.
+        tokenizer: one of the transformers library's.
+        channels_last: keep pixels and convolutions in that memory format.
+        cuda_graph: on a GPU, replay the image tower as a CUDA graph.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        width: int,
+        context: int,
+        vocabulary: int,
+        preprocess: Preprocess,
+        tokenizer: Any,
+        channels_last: bool,
+        cuda_graph: bool,
+    ) -> None:
+        if channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        super().__init__(network)
+        self._name, self._width, self._context, self._vocabulary = name, width, context, vocabulary
+        self._preprocess, self._tokenizer, self._channels_last = preprocess, tokenizer, channels_last
+        self._graph = GraphPerShape(self._embed_pixels) if cuda_graph else None
+
+    @abstractmethod
+    def _embed_pixels(self, pixels: Tensor) -> Tensor:
+        """Embed what :class:`Preprocess` gave, in the network's precision."""
+
+    @abstractmethod
+    def _embed_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Embed what the tokenizer gave."""
+
+    @property
+    def width(self) -> int:
+        """Width of every embedding."""
+        return self._width
+
+    @property
+    def name(self) -> str:
+        """The path or the name on the Hub that the model was loaded by."""
+        return self._name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, image settings and tokenizer, taken when first asked for."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(self._preprocess.description().encode())
+        digest.update(_tokenizer_description(self._tokenizer))
+        return digest.hexdigest()
+
+    def encode_images(self, frames: Tensor) -> Tensor:
+        """Embed frames, uint8 [N, H, W, 3] in RGB on any device: float32 [N, width].
+
+        Raises:
+            ValueError: frames of another type or shape.
+        """
+        check_frames(frames)
+        if not len(frames):
+            return torch.empty(0, self.width, device=self.device)
+        # Not in inference mode: its tensors could not be saved for a later backward pass.
+        with torch.inference_mode(False), torch.no_grad():
+            return torch.cat([self._embed_frames(part.to(self.device)) for part in frames.split(FRAMES_PER_PASS)])
+
+    def _embed_frames(self, frames: Tensor) -> Tensor:
+        pixels = self._preprocess(frames).to(next(self.network.parameters()).dtype)
+        if self._channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return (self._graph or self._embed_pixels)(pixels).float()
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Embed sentences: float32 [M, width].
+
+        Raises:
+            ValueError: a sentence without a word, or one longer than the model can read.
+        """
+        if not texts:
+            return torch.empty(0, self.width, device=self.device)
+        for text in texts:
+            if not re.search(r"\w", text):
+                raise ValueError(f"a text without a word cannot be embedded: '{text}'; write what the robot is to do")
+            tokens: list[int] = self._tokenizer(text, verbose=False)["input_ids"]
+            if len(tokens) > self._context:
+                raise ValueError(
+                    f"the text '{text[:40]}...' is {len(tokens)} tokens long; '{self.name}' reads {self._context}"
+                )
+            if max(tokens) >= self._vocabulary:
+                raise ValueError(
+                    f"the tokenizer of '{self.name}' is another model's: it gives token {max(tokens)}, but the text "
+                    f"tower has {self._vocabulary} tokens"
+                )
+        with torch.inference_mode(False), torch.no_grad():
+            return self._embed_tokens(self._tokenize(texts).to(self.device)).float()
+
+    def _tokenize(self, texts: list[str]) -> Any:
+        return self._tokenizer(texts, padding=True, return_tensors="pt")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self._graph is not None:
+            self._graph.forget()
+        return super()._apply(fn, recurse)
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """The type of a precision's name.
+
+    Raises:
+        ValueError: another name.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be {' or '.join(get_args(Precision))}, not '{precision}'")
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message without what follows its first line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _tokenizer_description(tokenizer: Any) -> bytes:
+    """All that decides which tokens a text becomes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # a SentencePiece model
+        lower: bool = getattr(tokenizer, "do_lower_case", False)
+        proto: bytes = tokenizer.sp_model.serialized_model_proto()
+        return proto + str(lower).encode()
+    settings = json.loads(backend.to_str())
+    for changed_by_use in ("padding", "truncation"):
+        settings.pop(changed_by_use, None)
+    return json.dumps(settings, sort_keys=True).encode()

@@ -1,0 +1,134 @@
+"""Runs each file under ``conf/`` for 600 steps on one task and prints a line of what it did.
+
+    python scripts/try_configs.py --out docs/configs.md
+
+What is on is read from the run's ``config.yaml``; what was computed and stored from its metrics, not
+from what the configuration promises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+WHOLE = ("mt10.yaml", "quick.yaml", "paper/mt10_fixed.yaml", "paper/mt10_random.yaml")
+"""Complete on their own; all others are laid over ``mt10.yaml``."""
+SMALL = {
+    "data.tasks": "[drawer-close]",
+    "data.seeds": "[0]",
+    "data.env_steps": "600",
+    "data.start_steps": "100",
+    "data.steps_per_iteration": "1",
+    "data.num_workers": "0",
+    "data.eval_every": "600",
+    "data.eval_episodes": "1",
+    "data.save_every": "600",
+    "model.log_every": "100",
+}
+SLOW = {"obs/pixels.yaml": {"data.start_steps": "580", "model.log_every": "10"}}
+"""Convolutions on a CPU take seconds an update: fewer of them are made."""
+REFERENCE = "method/furl.yaml"
+HEAD = """# Each configuration, run
+
+`python scripts/try_configs.py --out docs/configs.md`, {cores} cores: {steps} steps of each file under `conf/` on
+drawer-close, one agent, batches as configured, the package's own VLM. *On* names the switches of
+`docs/methods.md` and what else differs from `conf/mt10.yaml`. *Computed* and *bytes* (of one transition in the
+replay buffer) are read from the run's metrics. Speed is the median over the steps in which the learner
+learns. The machine was shared, so compare the last column: speed as a multiple of `{reference}` in the same call.
+
+| file | on | computed | bytes | steps/s | of FuRL's |
+|---|---|---|---|---|---|
+"""
+
+
+def run(file: str, runs: Path) -> Path:
+    """Train as the file says, in small; returns the run's folder."""
+    configs = [CONF / file] if file in WHOLE else [CONF / "mt10.yaml", CONF / file]
+    name = file.removesuffix(".yaml").replace("/", "-")
+    argv = [part for config in configs for part in ("--config", str(config))]
+    argv += [part for key, value in {**SMALL, **SLOW.get(file, {})}.items() for part in (f"--{key}", value)]
+    argv += ["--name", name, "--runs", str(runs), "--trainer.enable_progress_bar", "false"]
+    command = "from furl_lightning.cli import furl_fit; furl_fit()"
+    done = subprocess.run([sys.executable, "-c", command, *argv], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{file}: furl-fit ended with {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
+    return runs / name
+
+
+def switches(config: dict[str, Any], base: dict[str, Any]) -> str:
+    """What is on: the method's switches, then other settings that differ from the base configuration."""
+    model, data = config["model"], config["data"]
+    on = ["VLM"] if model["vlm"] is not None else []
+    on += ["heads"] if model["reward"] == "aligned" else ["zero-shot"] if model["reward"] == "cosine" else []
+    on += [f"relay to {model['relay_threshold']:,} {model['relay_counts']}"] if model["relay"] else []
+    on += ["goal image"] if data["goal_image"] or (data["goal_image"] is None and model["reward"] == "aligned") else []
+    told = {"vlm", "reward", "relay", "relay_counts", "relay_threshold", "goal_image"}
+    own = {key.split(".")[1] for key in SMALL}
+    for part in ("model", "data"):
+        for key, value in config[part].items():
+            told_already = key in told and (part, key) != ("data", "reward")
+            if value != base[part].get(key) and key not in own and not told_already:
+                on.append(f"{key} {value}")
+    return ", ".join(on) or "the task's reward alone"
+
+
+def computed(folder: Path, learning_from: int) -> tuple[str, int, float]:
+    """What was computed; bytes of a transition; steps per second while learning, from that step on."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [(int(step), metric, float(value)) for step, metric, value in list(csv.reader(file))[1:]]
+    spent = {name: max(v for _, m, v in rows if m == f"perf/{name}_ms") for name in ("render", "embed")}
+    tags = {metric for _, metric, _ in rows}
+    parts = [name for name, milliseconds in spent.items() if milliseconds > 0]
+    parts += [f"{name} agent" for name in ("VLM", "SAC") if f"sac/q/{name.lower()}_agent" in tags]
+    parts += [
+        name for name, tag in (("heads", "alignment/loss"), ("success memory", "memory/positives")) if tag in tags
+    ]
+    size = int(next(value for _, metric, value in rows if metric == "memory/transition_bytes"))
+    speeds = [value for step, metric, value in rows if metric == "perf/env_steps_per_s" and step >= learning_from]
+    return ", ".join(parts), size, statistics.median(speeds)
+
+
+def main() -> None:
+    """Print a line a file and, with ``--out``, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", help="files under conf/; all by default")
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    everything = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
+    files = options.files or everything
+    files = ["mt10.yaml", REFERENCE, *(file for file in files if file not in ("mt10.yaml", REFERENCE))]
+    text = HEAD.format(cores=os.cpu_count(), steps=SMALL["data.env_steps"], reference=REFERENCE)
+    print(text, end="")
+    reference = 0.0
+    base: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as runs:
+        for file in files:
+            folder = run(file, Path(runs))
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            base = base or config
+            settings = {**SMALL, **SLOW.get(file, {})}
+            learning_from = int(settings["data.start_steps"]) + 2 * int(settings["model.log_every"])
+            parts, size, speed = computed(folder, learning_from)
+            if file == REFERENCE:
+                reference = speed
+            ratio = f"{speed / reference:.2f}" if reference else "-"
+            line = f"| `{file}` | {switches(config, base)} | {parts} | {size:,} | {speed:.1f} | {ratio} |"
+            print(line, flush=True)
+            text += line + "\n"
+    if options.out is not None:
+        options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

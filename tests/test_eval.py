@@ -1,0 +1,230 @@
+"""furl-eval, furl-oracle, films, and what TensorBoard is given."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensordict import TensorDict
+
+from furl_lightning.eval_command import evaluate
+from furl_lightning.film import Film, pictures, strip, write_video
+from furl_lightning.intervals import wilson
+from furl_lightning.oracle_command import oracle
+from furl_lightning.policy import DeterministicPolicy, SomeAgents
+from furl_lightning.simulator import first_success_frame
+from furl_lightning.trained import load
+
+from .conftest import Run, assert_same, small_run
+
+SHORT = {"data__env_steps": 20, "data__start_steps": 10}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
+    """The folder of a run of four agents."""
+    runs = tmp_path_factory.mktemp("runs")
+    small_run(runs, tiny_clip, "trained", data__tasks="[drawer-close, reach]", data__seeds="[0, 1]", **SHORT)
+    return runs / "trained"
+
+
+def test_equals_the_runs_own_last_evaluation(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the checkpoint file alone, in another folder, without the rings; and of one task."""
+    alone = tmp_path / "elsewhere/copied.ckpt"
+    alone.parent.mkdir()
+    shutil.copy(trained / "checkpoints/last.ckpt", alone)
+    assert evaluate(["--ckpt_path", str(alone), "--episodes", "50"]) == 0
+    assert "every episode is the same, so each agent played one" in capsys.readouterr().out
+    found = json.loads((alone.parent / "eval.json").read_text())
+    logged = dict(
+        line.split(",")[1:] for line in (trained / "metrics.csv").read_text().splitlines() if line.startswith("20,")
+    )
+    assert found["env_steps"] == 20 and len(found["agents"]) == 4
+    for agent, results in found["agents"].items():
+        for name, values in results.items():
+            assert values == [float(logged[f"eval/{name}/{agent}"])]
+    for task, row in found["tasks"].items():
+        assert row["episodes"] == 2 and row["success"] == float(logged[f"eval/success/{task}"])
+        assert row["success_95"] == pytest.approx(wilson(round(2 * row["success"]), 2))
+    assert found["mean"]["return"] == pytest.approx(float(logged["eval/return"]))
+    assert evaluate(["--ckpt_path", str(trained), "--task", "reach"]) == 0
+    reach = json.loads((trained / "eval.json").read_text())
+    assert set(reach["agents"]) == {"reach/0", "reach/1"}
+    assert reach["tasks"]["reach"] == found["tasks"]["reach"]
+
+
+def test_random_goals_and_protocols(run: Run, tmp_path: Path) -> None:
+    """The paper's ten episodes are those of the run's own evaluation."""
+    run("random", data__goal="random", data__eval_episodes=3, **SHORT)
+    logged = (tmp_path / "random/metrics.csv").read_text().splitlines()
+    assert evaluate(["--ckpt_path", str(tmp_path / "random"), "--episodes", "3", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out/eval.json").read_text())
+    assert found["episodes_per_agent"] == 3 and len(found["agents"]["drawer-close/0"]["success"]) == 3
+    assert f"20,eval/return,{found['mean']['return']!r}" in logged
+    assert not (tmp_path / "random/eval.json").exists()
+
+
+def test_some_agents_act_as_in_the_population(trained: Path) -> None:
+    policy = DeterministicPolicy(load(trained).module.evaluated_agent)
+    observation = torch.randn(4, 39)
+    everyone = policy(TensorDict({"observation": observation}, [4]))["action"]
+    some = SomeAgents(policy, [3, 1], 4)(TensorDict({"observation": observation[[3, 1]]}, [2]))["action"]
+    assert torch.equal(some, everyone[[3, 1]])
+
+
+def test_video_of_each_task(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An mp4 where there is an encoder, else an animated WebP; and a film strip."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "imageio_ffmpeg" in name else found(name))
+    assert evaluate(["--ckpt_path", str(trained), "--task", "reach", "--video", "--out", str(tmp_path / "out")]) == 0
+    assert sorted(p.name for p in (tmp_path / "out/videos").iterdir()) == ["reach-0.png", "reach-0.webp"]
+    with Image.open(tmp_path / "out/videos/reach-0.webp") as video:
+        assert video.n_frames >= 126 and video.size == (384, 472)  # type: ignore[attr-defined]
+        video.seek(0)
+        first = np.asarray(video.convert("RGB")).astype(int)
+        video.seek(60)
+        assert np.abs(first - np.asarray(video.convert("RGB"))).max() > 50
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("imageio_ffmpeg"), reason="the extra 'video' is not installed")
+def test_mp4_can_be_read_back(tmp_path: Path) -> None:
+    import imageio_ffmpeg
+
+    frames = [np.full((96, 64, 3), 25 * i, np.uint8) for i in range(10)]
+    path = write_video(tmp_path / "x", iter(frames), 10)
+    assert path.name == "x.mp4"
+    reader = imageio_ffmpeg.read_frames(str(path))
+    assert next(reader)["size"] == (64, 96)
+    levels = [np.frombuffer(frame, np.uint8).mean() for frame in reader]
+    assert len(levels) == 10 and np.abs(np.array(levels) - 25 * np.arange(10)).max() < 6
+
+
+def test_oracle(tmp_path: Path) -> None:
+    """The goal image is the one that alignment starts from; the arrays are a whole demonstration."""
+    assert oracle(["--tasks", "drawer-close", "--seeds", "[1]", "--out", str(tmp_path)]) == 0
+    data = np.load(tmp_path / "drawer-close-1.npz")
+    first = int(data["success"].argmax())
+    frame = first_success_frame("drawer-close", 1, "fixed", "fast")
+    assert frame is not None and np.array_equal(data["frames"][first], frame)
+    with Image.open(tmp_path / "drawer-close-1-goal.png") as goal:
+        assert np.array_equal(np.asarray(goal), frame)
+    assert np.array_equal(data["step"], np.arange(len(data["step"]))) and data["observation"].shape[1:] == (39,)
+    assert np.isfinite(data["action"][:-1]).all() and np.abs(data["action"][:-1]).max() <= 1
+    assert str(data["instruction"]) == "push and close a drawer"
+    assert any(p.suffix in (".mp4", ".webp") for p in tmp_path.iterdir())
+
+
+def test_what_is_drawn_follows_the_episode(trained: Path) -> None:
+    """Text and border change where success does."""
+    from furl_lightning.film import Studio
+
+    learner = load(trained)
+    studio = Studio(learner.module, learner.data, [2])
+    film: Film = studio.film(2, range(0, 501, 50))
+    again = studio.film(2, range(0, 501, 50))
+    studio.close()
+    assert np.array_equal(film.episode.frames, again.episode.frames)
+    assert film.vlm_reward is not None and film.vlm_reward.shape == (11,)
+    film.episode.success[:] = False
+    before = list(pictures(film))
+    film.episode.success[-1] = True
+    after = list(pictures(film))
+    assert np.array_equal(before[0], after[0]) and not np.array_equal(before[-1], after[-1])
+    assert tuple(after[-1][1, 1]) == (90, 200, 110) and strip(film).shape == (192 + 62, 8 * 196 - 4, 3)
+
+
+def test_tensorboard_pages_change_nothing(run: Run, tmp_path: Path) -> None:
+    """Film strips, histograms, layout and settings are there, and training is bit-equal without the films."""
+    settings = {"data__env_steps": 520, "data__eval_every": 500}
+    with_films = run("with", "--pictures", "true", **settings)
+    without = run("without", **settings)
+    assert_same(with_films, without, ignore=("callbacks",))
+    events = EventAccumulator(str(tmp_path / "with"))
+    events.Reload()
+    tags: dict[str, Any] = events.Tags()
+    assert {"film/drawer-close", "first_frame/drawer-close", "last_frame/drawer-close"} <= set(tags["images"])
+    assert len(events.Images("film/drawer-close")) == 2
+    assert (
+        "reward_of_negatives/drawer-close" in tags["histograms"]
+        or "reward_of_positives/drawer-close" in tags["histograms"]
+    )
+    assert "custom_scalars__config__" in tags["tensors"]
+    plugins = set(events.PluginAssets("")) | set(events.summary_metadata)
+    assert "_hparams_/experiment" in plugins and "_hparams_/session_start_info" in plugins
+    assert [event.step for event in events.Scalars("eval/success")] == [500, 520]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model__vlm": "null", "model__reward": "task", "model__relay": "false"},
+        {"model__reward": "cosine", "model__relay": "false"},
+    ],
+    ids=["sac", "zero-shot"],
+)
+def test_other_methods(run: Run, tmp_path: Path, settings: dict[str, str]) -> None:
+    """Without a VLM, or without heads: pictures while training, an evaluation and a video after it."""
+    run("other", "--pictures", "true", **settings, data__goal_image="false", **SHORT)
+    assert evaluate(["--ckpt_path", str(tmp_path / "other"), "--video"]) == 0
+    logged = (tmp_path / "other/metrics.csv").read_text()
+    found = json.loads((tmp_path / "other/eval.json").read_text())
+    assert f"20,eval/success,{found['mean']['success']!r}" in logged
+    assert (tmp_path / "other/videos/drawer-close-0.png").is_file()
+
+
+def test_one_line_for_bad_input(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2, and nothing is written."""
+    last = trained / "checkpoints/last.ckpt"
+    before = sorted(trained.rglob("*"))
+    (tmp_path / "empty").mkdir()
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(last.read_bytes()[:2000])
+    for name, change in {
+        "setting": lambda s: s["settings"]["model"].update(no_such=1),
+        "weights": lambda s: s["state_dict"].update(more=torch.zeros(1)),
+        "silent": lambda s: s.pop("settings"),
+        "vlm": lambda s: s["identity"].update({"model.vlm": "another"}),
+    }.items():
+        changed = torch.load(last, weights_only=True)
+        changed["version"] = "0.0.1"
+        change(changed)
+        torch.save(changed, tmp_path / f"{name}.ckpt")
+    for argv, message in (
+        (["--ckpt_path", str(tmp_path / "empty")], "has no checkpoints/last.ckpt"),
+        (["--ckpt_path", "/nowhere.ckpt"], "no checkpoint at /nowhere.ckpt"),
+        (["--ckpt_path", str(damaged)], "is damaged or no checkpoint of furl-fit"),
+        (["--ckpt_path", str(tmp_path / "setting.ckpt")], "was written by furl_lightning 0.0.1, this is"),
+        (["--ckpt_path", str(tmp_path / "weights.ckpt")], "was written by furl_lightning 0.0.1, this is"),
+        (["--ckpt_path", str(tmp_path / "silent.ckpt")], "it is of another version"),
+        (["--ckpt_path", str(tmp_path / "vlm.ckpt")], "the checkpoint's is another"),
+        (
+            ["--ckpt_path", str(last), "--task", "drawer-clos"],
+            "unknown task 'drawer-clos'; the nearest is 'drawer-close'",
+        ),
+        (["--ckpt_path", str(last), "--task", "push"], "has no agent for push; it has: drawer-close, reach"),
+        (["--ckpt_path", str(last), "--episodes", "0"], "episodes must be at least 1, not 0"),
+        (["--ckpt_path", str(last), "--protocol", "papr"], "protocol must be paper or full, not 'papr'"),
+        (["--ckpt_path", str(last), "--vidio"], "unknown option 'vidio'; the nearest is 'video'"),
+        ([], "ckpt_path"),
+    ):
+        assert evaluate(argv) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 1 and told[0].startswith("furl-eval: ") and message in told[0], told
+    assert sorted(trained.rglob("*")) == before and not (tmp_path / "eval.json").exists()
+    for argv, message in (
+        (["--tasks", "reech"], "unknown task 'reech'; the nearest is 'reach'"),
+        (["--seeds", "[]"], "seeds must be different whole numbers"),
+        (["--out", str(damaged)], "is a file; choose another --out"),
+    ):
+        assert oracle([*argv, *(() if "--out" in argv else ("--out", str(tmp_path / "oracle")))]) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 1 and told[0].startswith("furl-oracle: ") and message in told[0], told
+    assert not (tmp_path / "oracle").exists()

@@ -1,0 +1,144 @@
+"""Frames: right way round, alike however many renderers are alive, and the crop of the full picture."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+import pytest
+
+from furl_lightning.fleet import Fleet, SimulatorSettings
+from furl_lightning.rendering import FRAME_SIZE, PICTURE_SIZE, RenderQuality
+from furl_lightning.simulator import Simulator
+from furl_lightning.tasks import Agent
+
+RENDERED = SimulatorSettings("fixed", "fast")
+POINTS = [(-0.3, 0.5, 0.02), (0.3, 0.5, 0.02), (0.25, 0.5, 0.3), (-0.25, 0.5, 0.35)]
+
+
+def walk(simulator: Simulator, steps: int = 20, seed: int = 0) -> np.ndarray:
+    """The frame after some random steps, uint8 [192, 192, 3]."""
+    random = np.random.default_rng(seed)
+    simulator.reset()
+    for _ in range(steps):
+        simulator.step(random.uniform(-1, 1, 4).astype(np.float32))
+    return simulator.frame()
+
+
+def test_two_simulators_alive_draw_as_each_alone() -> None:
+    """Two tasks in one process, frames taken in turns, against each in a process-wide empty room."""
+    alone = {}
+    for task in ("drawer-close", "window-open"):
+        simulator = Simulator(task, 0, render="fast")
+        alone[task] = walk(simulator)
+        simulator.close()
+    assert not np.array_equal(alone["drawer-close"], alone["window-open"])
+    first, second = Simulator("drawer-close", 0, render="fast"), Simulator("window-open", 0, render="fast")
+    start = second.frame()
+    assert np.array_equal(walk(first), alone["drawer-close"])
+    assert not np.array_equal(second.frame(), alone["drawer-close"])
+    assert np.array_equal(second.frame(), start)
+    assert np.array_equal(walk(second), alone["window-open"])
+    assert np.array_equal(first.frame(), alone["drawer-close"])
+    first.close()
+    assert np.array_equal(second.frame(), alone["window-open"])
+    second.close()
+
+
+def test_frames_do_not_depend_on_the_number_of_workers() -> None:
+    """Pixels, observations and success of a fleet in this process, in one worker and in two."""
+    agents = [Agent("drawer-close", 0), Agent("reach", 1), Agent("window-open", 0)]
+    action = np.random.default_rng(0).uniform(-1, 1, (5, 3, 4)).astype(np.float32)
+    seen = []
+    for workers in (0, 2):
+        fleet = Fleet(agents, RENDERED, workers)
+        fleet.reset()
+        for a in action:
+            fleet.arrays.action[:] = a
+            fleet.step()
+        seen.append((fleet.arrays.pixels.copy(), fleet.arrays.observation.copy()))
+        fleet.close()
+    assert np.array_equal(seen[0][0], seen[1][0])
+    assert np.array_equal(seen[0][1], seen[1][1])
+
+
+def project(simulator: Simulator, point: np.ndarray) -> tuple[float, float]:
+    """Row and column of a point in the frame, from the pinhole model of camera corner2.
+
+    The camera hangs upside down, so the true picture is its own turned by half a turn.
+    """
+    model, data = simulator.env.model, simulator.env.data
+    camera = model.camera("corner2").id
+    x, y, z = data.cam_xmat[camera].reshape(3, 3).T @ (point - data.cam_xpos[camera])
+    focal = 0.5 * PICTURE_SIZE / np.tan(np.deg2rad(model.cam_fovy[camera]) / 2)
+    own_row, own_column = PICTURE_SIZE / 2 + focal * y / z, PICTURE_SIZE / 2 - focal * x / z
+    edge = (PICTURE_SIZE - FRAME_SIZE) / 2
+    return PICTURE_SIZE - own_row - edge, PICTURE_SIZE - own_column - edge
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_an_object_is_drawn_where_it_is(point: tuple[float, float, float]) -> None:
+    """The puck, put somewhere off the middle: the pixels that change with its colour lie where it projects to."""
+    simulator = Simulator("push", 0, render="fast")
+    simulator.reset()
+    model, data = simulator.env.model, simulator.env.data
+    joint = int(model.body("obj").jntadr[0])
+    data.qpos[model.jnt_qposadr[joint] : model.jnt_qposadr[joint] + 3] = point
+    mujoco.mj_forward(model, data)
+    before = simulator.frame().astype(int)
+    geoms = [g for g in range(model.ngeom) if model.geom_bodyid[g] == model.body("obj").id]
+    model.geom_matid[geoms] = -1
+    model.geom_rgba[geoms] = (1, 0, 1, 1)
+    after = simulator.frame().astype(int)
+    simulator.close()
+    changed = np.argwhere(np.abs(after - before).sum(-1) > 60)
+    assert len(changed) > 5
+    row, column = project(simulator, data.xpos[model.body("obj").id])
+    assert np.linalg.norm(changed.mean(0) - (row, column)) < 5
+    # A mirror image, or one upside down, would be noticed.
+    assert abs(FRAME_SIZE - 2 * column) > 15
+    assert abs(FRAME_SIZE - 2 * row) > 15
+    red, green, _ = after[changed[:, 0], changed[:, 1]].mean(0)
+    assert red > 2 * green
+
+
+def test_up_is_up_and_mirror_exchanges_left_and_right() -> None:
+    """A higher point has a smaller row; the mirror image is the picture's columns reversed; bgr reverses channels."""
+    simulator = Simulator("reach", 0, render="fast")
+    simulator.reset()
+    low, high = project(simulator, np.array([0, 0.6, 0.0])), project(simulator, np.array([0, 0.6, 0.3]))
+    assert high[0] < low[0] - 10
+    frame = simulator.frame()
+    simulator.close()
+    for mirror, bgr in ((True, False), (False, True), (True, True)):
+        other = Simulator("reach", 0, render="fast", mirror=mirror, bgr=bgr)
+        other.reset()
+        assert np.array_equal(other.frame(), frame[:, :: -1 if mirror else 1, :: -1 if bgr else 1])
+        other.close()
+
+
+@pytest.mark.parametrize("quality", ["fast", "full"])
+def test_only_the_centre_is_drawn_and_it_is_the_same_picture(quality: RenderQuality) -> None:
+    """Against the 256 x 256 picture of a renderer of MuJoCo's own, cropped."""
+    simulator = Simulator("drawer-close", 0, render=quality)
+    simulator.reset()
+    frame = simulator.frame()
+    model, data = simulator.env.model, simulator.env.data
+    simulator.close()
+    model.vis.global_.offwidth = model.vis.global_.offheight = PICTURE_SIZE
+    scene = mujoco.MjvScene(model, maxgeom=2000)
+    camera = mujoco.MjvCamera()
+    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera("corner2").id
+    if quality == "fast":
+        scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+    context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
+    mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
+    picture = np.empty((PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
+    rect = mujoco.MjrRect(0, 0, PICTURE_SIZE, PICTURE_SIZE)
+    mujoco.mjr_render(rect, scene, context)
+    mujoco.mjr_readPixels(picture, None, rect, context)
+    context.free()
+    upright = picture[::-1]  # as an image library would show the camera's own picture: upside down
+    true = upright[::-1, ::-1][32:224, 32:224]
+    # Edges may fall on the neighbouring pixel; the scene may not.
+    assert (np.abs(true.astype(int) - frame).max(-1) > 8).mean() < 0.01
