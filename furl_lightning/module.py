@@ -46,6 +46,7 @@ class FuRLModule(LightningModule):
         gamma: discount factor.
         tau: share of the new critic in the target copy after each update.
         init_alpha: temperature of both agents at the beginning.
+        target_entropy: of both agents' policies, in nats; null: half the number of actions, negative (-2).
         rho: weight of the VLM reward beside the task's.
         head_hidden: hidden size of the projection heads.
         head_width: output size of the projection heads.
@@ -71,6 +72,7 @@ class FuRLModule(LightningModule):
         gamma: float = 0.99,
         tau: float = 0.01,
         init_alpha: float = 1.0,
+        target_entropy: float | None = None,
         rho: float = 0.05,
         head_hidden: int = 256,
         head_width: int = 64,
@@ -109,7 +111,7 @@ class FuRLModule(LightningModule):
         self.vlm, self.reward_source, self.relaying = vlm, reward, relay
         self.baseline_prompt, self.baseline_strength = baseline_prompt, baseline_strength
         self.hidden, self.lr, self.gamma, self.tau, self.rho = tuple(hidden), lr, gamma, tau, rho
-        self.init_alpha = init_alpha
+        self.init_alpha, self.target_entropy = init_alpha, target_entropy
         self.head_hidden, self.head_width = head_hidden, head_width
         self.margin, self.l2_margin = margin, l2_margin
         self.relay_turns, self.relay_threshold = tuple(relay_turns), relay_threshold
@@ -182,6 +184,7 @@ class FuRLModule(LightningModule):
             self.hidden,
             self.gamma,
             self.tau,
+            target_entropy=self.target_entropy,
             init_alpha=self.init_alpha,
             critic_layer_norm=self.critic_layer_norm,
             encoder=encoder,
