@@ -39,9 +39,9 @@ def test_figures_are_scipys() -> None:
 
 
 def test_probe_equals_the_card(tmp_path: Path) -> None:
-    """The embedded model on two tasks: the same correlations as the card says, to its two digits."""
+    """The embedded model on a task that it has backwards: the correlation that the card says, to its two digits."""
     card = (FOLDER / "README.md").read_text()
-    tasks = ["drawer-close", "window-open"]
+    tasks = ["drawer-open"]
     said = {task: re.search(rf"^\| {task} \|[^|]*\| (-?[\d.]+) \|", card, re.MULTILINE) for task in tasks}
     if not all(said.values()):
         pytest.skip("the card has no figures")
