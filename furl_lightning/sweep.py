@@ -80,7 +80,8 @@ class Sweep:
         for method in self.methods:
             if not re.fullmatch(r"[A-Za-z0-9_.]+", method) or method.startswith("."):
                 raise BadInput(f"a method's name is made of letters, digits, _ and ., not '{method}'")
-        for name, values in dict(goals=self.goals, seeds=self.seeds).items():
+        lists: dict[str, list[Any]] = {"goals": list(self.goals), "seeds": list(self.seeds)}
+        for name, values in lists.items():
             if not values:
                 raise BadInput(f"{name} is empty; give at least one")
             if len(set(values)) < len(values):
