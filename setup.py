@@ -44,12 +44,13 @@ setup(
         "test": ["pytest", "pytest-xdist"],
         "lint": ["ruff==0.15.*", "mypy==2.4.*", "pytest", "types-PyYAML", "types-tqdm"],
         "notebooks": ["nbclient", "nbformat", "ipykernel"],
+        "ray": ["ray>=2.50,<3", "fsspec"],  # furl-sweep; object stores want their own: s3fs, gcsfs, adlfs
         "video": ["imageio-ffmpeg"],  # 68 MB: it brings ffmpeg; without it videos are animated WebP
     },
     entry_points={
         "console_scripts": [
             f"furl-{command} = furl_lightning.cli:furl_{command}"
-            for command in ("fit", "eval", "probe", "report", "oracle")
+            for command in ("fit", "eval", "probe", "report", "oracle", "sweep")
         ]
     },
 )

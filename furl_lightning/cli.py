@@ -52,6 +52,14 @@ def furl_oracle() -> None:
     sys.exit(oracle())
 
 
+def furl_sweep() -> None:
+    """``furl-sweep``."""
+    _check_mujoco("furl-sweep")
+    from furl_lightning.sweep_command import sweep
+
+    sys.exit(sweep())
+
+
 def _check_mujoco(command: str) -> None:
     """MuJoCo opens ``MUJOCO_GL``'s library when it is imported, by us or by TorchRL, and fails where it is missing."""
     try:

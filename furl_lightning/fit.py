@@ -58,6 +58,12 @@ INSTEAD = {
 }
 
 
+ONE_DEVICE = (
+    "trainer.devices must be 1: a population trains on one device; furl-sweep spreads one over several "
+    "devices and machines, see docs/cluster.md"
+)
+
+
 class _Dumper(yaml.SafeDumper):
     """YAML as one would write it: a list of plain values takes one line, so that a changed list is one line too."""
 
@@ -85,6 +91,47 @@ class FitCLI(LightningCLI):
         )
         parser.add_argument("--pictures", type=bool, default=True, help="Film strips in TensorBoard at evaluations.")
         parser.set_defaults({"model.vlm": {"class_path": "furl_lightning.vlm.Embedded"}})
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what Lightning would refuse, on a machine without so many devices, in words of its own."""
+        devices = self.config["trainer"]["devices"]
+        if (isinstance(devices, int) and devices > 1) or (isinstance(devices, list) and len(devices) > 1):
+            raise ValueError(ONE_DEVICE)
+
+
+class _Unmade(FitCLI):
+    """Arguments that are parsed, and no more: a VLM may be large, or lie on another machine."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+
+def check(argv: list[str]) -> FuRLDataModule:
+    """The data module that ``furl-fit`` would make; all arguments are parsed, and nothing is written.
+
+    Raises:
+        BadInput: furl-fit would refuse them.
+    """
+    _quiet()
+    try:
+        cli = _cli(_Unmade, argv)
+        _refuse_without_effect(cli)
+        return FuRLDataModule(**cli.config["data"])
+    except (ArgumentError, TypeError, ValueError, OSError) as error:
+        raise BadInput(one_line(error, _options())) from error
+
+
+def _cli(kind: type[FitCLI], argv: list[str]) -> FitCLI:
+    return kind(
+        FuRLModule,
+        FuRLDataModule,
+        args=argv,
+        run=False,
+        save_config_callback=None,
+        seed_everything_default=False,
+        trainer_defaults=TRAINER_DEFAULTS,
+        parser_kwargs={"parser_mode": "omegaconf", "description": "Train FuRL on a population of Meta-World agents."},
+    )
 
 
 def fit(argv: Sequence[str] | None = None) -> int:
@@ -168,23 +215,14 @@ def _prepare(argv: list[str], stopping: Stopping) -> tuple[RunFolder, Path | Non
             argv = ["--config", str(config), *argv]
     if not helping and not _resumes_in(folder, checkpoint):
         folder.refuse_if_taken()
-    cli = FitCLI(
-        FuRLModule,
-        FuRLDataModule,
-        args=argv,
-        run=False,
-        save_config_callback=None,
-        seed_everything_default=False,
-        trainer_defaults=TRAINER_DEFAULTS,
-        parser_kwargs={"parser_mode": "omegaconf", "description": "Train FuRL on a population of Meta-World agents."},
-    )
+    cli = _cli(FitCLI, argv)
     data, trainer = cli.datamodule, cli.trainer
     assert isinstance(cli.model, FuRLModule) and isinstance(data, FuRLDataModule)
     _refuse_without_effect(cli)
     settings = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
     cli.model.settings = {part: settings[part] for part in ("model", "data")}
     if trainer.num_devices != 1:
-        raise ValueError("trainer.devices must be 1: a population trains on one device; split it into several runs")
+        raise ValueError(ONE_DEVICE)
     data.prepare_for(cli.model)
     cli.model.make_reward(data.instructions)  # refuses what the VLM cannot read
     data.run_folder = folder.path

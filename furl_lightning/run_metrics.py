@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from furl_lightning.metrics_csv import HEADER
+from furl_lightning.run_folder import is_locked
 from furl_lightning.tasks import Agent, task_names
 
 Settings = dict[str, dict[str, Any]]
@@ -103,19 +103,7 @@ def read(folder: Path) -> Run:
             elif tag == "perf/env_steps_per_s" and value > 0:
                 seconds += (steps - before) * len(agents) / value
                 before = steps
-    return Run(folder, settings, agents, success, reached, seconds, _is_locked(folder / ".lock"))
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a furl-fit holds the run's folder."""
-    try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    return Run(folder, settings, agents, success, reached, seconds, is_locked(folder / ".lock"))
 
 
 def method(settings: Settings) -> str:
