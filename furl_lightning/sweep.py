@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from dataclasses import dataclass, field
@@ -66,12 +67,12 @@ class Sweep:
         found = []
         texts = {method: [*common, *(_read(path, f"methods.{method}") for path in paths)]
                  for method, paths in self.methods.items()}  # fmt: skip
-        lengths = {(m, goal): self._check(m, goal, names, texts[m]) for m in self.methods for goal in self.goals}
+        lengths = {method: self._check(method, names, texts[method]) for method in self.methods}
         for tasks, seeds in shares(names, self.seeds, self.agents_per_trial):
-            for (method, goal), env_steps in lengths.items():
+            for method, goal in itertools.product(self.methods, self.goals):
                 part = f"{_span([*tasks])}-seed{_span([*map(str, seeds)])}"
                 configs = (*texts[method], *self._over(goal, tasks, seeds))
-                found.append(Trial(f"{method}-{goal}-{part}", method, goal, tasks, seeds, env_steps, configs))
+                found.append(Trial(f"{method}-{goal}-{part}", method, goal, tasks, seeds, lengths[method], configs))
         return found
 
     def _refuse_values(self) -> None:
@@ -80,7 +81,7 @@ class Sweep:
         for method in self.methods:
             if not re.fullmatch(r"[A-Za-z0-9_.]+", method) or method.startswith("."):
                 raise BadInput(f"a method's name is made of letters, digits, _ and ., not '{method}'")
-        lists: dict[str, list[Any]] = {"goals": list(self.goals), "seeds": list(self.seeds)}
+        lists: dict[str, list[Any]] = dict(goals=self.goals, seeds=self.seeds)
         for name, values in lists.items():
             if not values:
                 raise BadInput(f"{name} is empty; give at least one")
@@ -102,11 +103,11 @@ class Sweep:
         own = {"data": {"goal": goal, "tasks": list(tasks), "seeds": list(seeds)}}
         return [yaml.safe_dump(part) for part in (self.settings, own) if part]
 
-    def _check(self, method: str, goal: str, tasks: list[str], texts: list[str]) -> int:
+    def _check(self, method: str, tasks: list[str], texts: list[str]) -> int:
         """Let furl-fit look at a method's configuration; returns the run's length."""
         argv = []
         with tempfile.TemporaryDirectory() as folder:
-            for number, text in enumerate([*texts, *self._over(goal, tuple(tasks), tuple(self.seeds))]):
+            for number, text in enumerate([*texts, *self._over(self.goals[0], tuple(tasks), tuple(self.seeds))]):
                 path = Path(folder) / f"{number}.yaml"
                 path.write_text(text)
                 argv += ["--config", str(path)]
