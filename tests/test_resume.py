@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from tensordict import TensorDict
 
 from furl_lightning.journal import Journal, verify
@@ -135,15 +136,18 @@ def test_a_replay_buffer_on_disk_takes_its_room_at_once(tmp_path: Path) -> None:
 def rings(checkpoint: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
     """What the files that a checkpoint names put into the rings."""
     state = checkpoint["FuRLDataModule"]
-    num, capacity = len(state["returns"]), int(SMALL["data.memory_size"])
-    replay, memory = Replay(int(SMALL["data.replay_size"])), SuccessMemory(num, capacity, width=16)
+    num, capacity = len(state["memory"]["positives_written"]), int(SMALL["data.memory_size"])
+    with safe_open(folder / "checkpoints" / state["journal"][0]["file"], "pt") as first:
+        fields = [name for name in FIELDS if name in first.keys()]  # noqa: SIM118
+    replay = Replay(int(SMALL["data.replay_size"]), fields=fields)
+    memory = SuccessMemory(num, capacity, width=16)
     memory.load_counters(state["memory"])
     Journal(None).restore(state["journal"], folder / "checkpoints", replay, memory)
     return _contents(replay, memory)
 
 
 def _contents(replay: Replay, memory: SuccessMemory) -> dict[str, torch.Tensor]:
-    held = {name: replay.buffer.storage._storage[name][: len(replay)].clone() for name in FIELDS}
+    held = {name: replay.buffer.storage._storage[name][: len(replay)].clone() for name in replay.fields}
     return {**held, "positive": memory.positive, "negative": memory.negative}
 
 
