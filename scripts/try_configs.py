@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", help="files under conf/; all by default")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
-    everything = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml"))
+    everything = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml") if path.parent.name != "sweep")
     files = options.files or everything
     files = ["mt10.yaml", REFERENCE, *(file for file in files if file not in ("mt10.yaml", REFERENCE))]
     text = HEAD.format(cores=os.cpu_count(), steps=SMALL["data.env_steps"], reference=REFERENCE)

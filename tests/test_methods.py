@@ -22,7 +22,7 @@ from .conftest import SMALL, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent.name != "sweep")
 
 
 def method(name: str) -> tuple[str, str]:
