@@ -61,6 +61,8 @@ def nearest(given: str, known: Sequence[str]) -> str:
 def one_line(error: BaseException, options: Sequence[str]) -> str:
     """An error as one line, with the nearest valid choice for one that does not exist."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if re.match(r"""Parser key "(?:model\.)?vlm":""", text):  # the other choice than a model, null, says nothing
+        text = re.sub(r""" - Expected a <class 'NoneType'> Given value type: .*""", "", text)
     chosen = re.search(r"""Parser key "((?:model\.)?vlm)".*given class_path '[\w.]*?(\w+)': (.*)""", text)
     if chosen and (refused := _one_line_of_vlm(*chosen.groups())):
         return refused
@@ -88,7 +90,9 @@ def one_line(error: BaseException, options: Sequence[str]) -> str:
         wanted = kinds.get(optional.group(2), optional.group(2))
         return f"{optional.group(1)} must be {wanted}, or null, not '{optional.group(3)}'"
     backbone = re.search(
-        r"""Parser key "(?:model\.)?vlm".*(?:Expected a dot import path string: (\S+)|but (\w+) is abstract)""", text
+        r"""Parser key "(?:model\.)?vlm".*(?:Expected a dot import path string: (\S+)|"""
+        r"""Expected a path but (\w+) .*but is abstract)""",
+        text,
     )
     if backbone:
         classes = {name: getattr(vlm, name) for name in vlm.__all__ if name != "VLM"}

@@ -80,7 +80,10 @@ def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
             "revision 'v1' is of",
         ),
         (["--model.vlm", "LIV", "--model.vlm.path", "{pickle}"], "holds more than tensors"),
-        (["--model.reward", "cosin"], "model.reward must be aligned or cosine or goal_baseline, not 'cosin'; the nea"),
+        (
+            ["--model.reward", "cosin"],
+            "model.reward must be aligned or cosine or goal_baseline or task, not 'cosin'; the nea",
+        ),
         (["--model.reward", "goal_baseline"], "model.reward goal_baseline needs model.baseline_prompt"),
         (
             ["--model.baseline_prompt", "a robot"],
