@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -253,7 +254,8 @@ def test_a_trial_tells_what_can_be_tried_again(folder: Path, tmp_path: Path) -> 
         run(trial, Place(tmp_path / "elsewhere", None, tmp_path, 1, False), lambda pid, steps: False)
 
     def kill(pid: int, steps: int) -> bool:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the last report comes when it is gone
+            os.kill(pid, signal.SIGKILL)
         return False
 
     with pytest.raises(TrialFailed, match="furl-fit ended with status -9"):
