@@ -95,12 +95,19 @@ def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(
         if data.env_steps == 60:
             before = tmp_path / "before"
             shutil.copytree(self.folder, before)
-            files = [size for kilobytes in range(1, 400, 40) if (size := 1000 * kilobytes)]
-            for moment in [*({"event": n} for n in range(1, 200)), *({"size": size} for size in files)]:
+
+            def try_it(**moment: int) -> bool:
                 died = _died(lambda: save(self, trainer), **moment)
                 found.append((died, int(load_whole(self.folder / "last.ckpt")["FuRLDataModule"]["env_steps"])))
                 shutil.rmtree(self.folder)
                 shutil.copytree(before, self.folder)
+                return died
+
+            event = 1
+            while try_it(event=event):
+                event += 1
+            for size in range(1_000, 400_000, 40_000):
+                try_it(size=size)
         save(self, trainer)
 
     monkeypatch.setattr(Checkpoints, "save", try_all)
