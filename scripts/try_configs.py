@@ -62,7 +62,7 @@ def run(file: str, runs: Path) -> Path:
     command = "from furl_lightning.cli import furl_fit; furl_fit()"
     done = subprocess.run([sys.executable, "-c", command, *argv], capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{file}: furl-fit ended with {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(f"furl-fit ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
     return runs / name
 
 
@@ -110,11 +110,16 @@ def main() -> None:
     files = ["mt10.yaml", REFERENCE, *(file for file in files if file not in ("mt10.yaml", REFERENCE))]
     text = HEAD.format(cores=os.cpu_count(), steps=SMALL["data.env_steps"], reference=REFERENCE)
     print(text, end="")
-    reference = 0.0
+    reference, failed = 0.0, []
     base: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as runs:
         for file in files:
-            folder = run(file, Path(runs))
+            try:
+                folder = run(file, Path(runs))
+            except RuntimeError as error:
+                print(f"{file}: {error}", file=sys.stderr, flush=True)
+                failed.append(file)
+                continue
             config = yaml.safe_load((folder / "config.yaml").read_text())
             base = base or config
             settings = {**SMALL, **SLOW.get(file, {})}
@@ -128,6 +133,8 @@ def main() -> None:
             text += line + "\n"
     if options.out is not None:
         options.out.write_text(text)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
