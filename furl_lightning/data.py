@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 ReplayStorage = Literal["memory", "disk"]
 ObservationKind = Literal["state", "pixels"]
+T = TypeVar("T")
 
 logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces every storage that it allocates
 
@@ -90,6 +92,8 @@ class FuRLDataModule(LightningDataModule):
         num_workers: processes that host the environments; 0 hosts them in the training process.
         steps_per_iteration: environment steps collected before as many updates are made; divides 500.
         updates_per_step: updates of everything for each environment step.
+        overlap: collect the next steps_per_iteration steps while the updates of the last are made; policies
+            then act with parameters from before those updates. Needs num_workers.
         batch_size: transitions drawn for each agent and update.
         success_share: share of each batch that is drawn from episodes with a success, once there is one.
         replay_size: transitions kept for each agent.
@@ -121,6 +125,7 @@ class FuRLDataModule(LightningDataModule):
         num_workers: int = 0,
         steps_per_iteration: int = 1,
         updates_per_step: int = 1,
+        overlap: bool = False,
         batch_size: int = 256,
         success_share: float = 0.0,
         replay_size: int = 500_000,
@@ -145,6 +150,8 @@ class FuRLDataModule(LightningDataModule):
         for name, value in dict(start_steps=start_steps, num_workers=num_workers, eval_episodes=eval_episodes).items():
             if value < 0:
                 raise ValueError(f"data.{name} must not be negative, but is {value}")
+        if overlap and not num_workers:
+            raise ValueError("data.overlap true needs data.num_workers of at least 1: who collects beside the learner?")
         if save_top_k < 2:
             raise ValueError(f"data.save_top_k must be at least 2, not {save_top_k}: one to fall back on")
         if not 0 <= success_share < 1:
@@ -190,7 +197,7 @@ class FuRLDataModule(LightningDataModule):
         self.goal, self.goal_image, self.reward_kind = goal, goal_image, reward
         self.num_workers = num_workers
         self.steps_per_iteration, self.batch_size = steps_per_iteration, batch_size
-        self.updates_per_step, self.success_share = updates_per_step, success_share
+        self.updates_per_step, self.overlap, self.success_share = updates_per_step, overlap, success_share
         self.replay_size, self.replay_storage = replay_size, replay_storage
         self.replay_capacity = max(EPISODE_STEPS, min(replay_size, env_steps))
         self.memory_size, self.gap, self.lag_rule = memory_size, gap, lag_rule
@@ -204,13 +211,18 @@ class FuRLDataModule(LightningDataModule):
         self.env_steps = 0
         """Environment steps made so far, per agent."""
         self.goal_embedding: Tensor | None = None
-        self._seconds = {"embed": 0.0, "collect": 0.0}
+        self._seconds = dict.fromkeys(("step", "render", "embed", "collect"), 0.0)
         self.run_folder: Path | None = None
         """Where the run lies on disk, if it does."""
         self.restored_from: Path | None = None
         """The folder of the checkpoint that the run resumes from, if it does."""
         self._env: MetaWorldEnv | None = None
         self._collector: Any = None
+        self._collecting: Executor = _Here()
+        self._ahead: Future[TensorDictBase] | None = None
+        """The next steps, on their way."""
+        self._actors_taken = False
+        """Whether the actors for the next steps are those from before the updates of the last."""
         self._restored: dict[str, Any] | None = None
 
     # -- the pieces, made when training begins
@@ -281,6 +293,7 @@ class FuRLDataModule(LightningDataModule):
             split_trajs=False,
             auto_register_policy_transforms=False,
         )
+        self._collecting = ThreadPoolExecutor(1, "collector") if self.overlap else _Here()
         if restored is None:
             seed_global(self.agents)
         else:
@@ -353,16 +366,38 @@ class FuRLDataModule(LightningDataModule):
         return _Iterations(self)
 
     def iterate(self) -> Iterator[Iteration]:
-        """Collect, embed and store, one iteration at a time."""
+        """Collect, embed and store, one iteration at a time.
+
+        Iteration k yields with the agents as they are after the updates of k - 1. The policies act with
+        the agents of the moment when the collection begins: with ``overlap``, before iteration k's
+        updates for the steps of k + 1, except for an episode's first steps, which wait for them, so
+        that an episode's end finds nothing on its way.
+        """
         collected = iter(self._collector)
         while self.env_steps < self.env_steps_total:
             started = perf_counter()
-            rollout = next(collected)
+            if self._ahead is None:
+                if not self._actors_taken:
+                    self.policy.refresh()
+                self._begin(collected)
+            assert self._ahead is not None
+            rollout, self._ahead, self._actors_taken = self._ahead.result(), None, False
             embedding_seconds = self._store(rollout)
             self._seconds["embed"] += embedding_seconds
             self._seconds["collect"] += perf_counter() - started - embedding_seconds
             updates = self.steps_per_iteration * self.updates_per_step if self.env_steps > self.start_steps else 0
-            yield Iteration(self.env_steps, updates, self._end_episode())
+            episode = self._end_episode()
+            if self.overlap and episode is None:
+                self.policy.refresh()
+                self._actors_taken = True
+                if self.env_steps < self.env_steps_total:
+                    self._begin(collected)
+            yield Iteration(self.env_steps, updates, episode)
+
+    def _begin(self, collected: Iterator[TensorDictBase]) -> None:
+        """Send for the next steps."""
+        self._exploration = self.randomness.state_dict(["exploration"])
+        self._ahead = self._collecting.submit(next, collected)
 
     def _store(self, rollout: TensorDictBase) -> float:
         """Embed a rollout [A, T] in one call and append it; returns the seconds spent embedding."""
@@ -392,6 +427,9 @@ class FuRLDataModule(LightningDataModule):
         self.replay.extend(TensorDict(fields, [length, num]))
         self._success[begun : begun + length] = following["success"].squeeze(-1).T
         self._returns += following["reward"].sum((1, 2))
+        assert self._env is not None
+        for part, spent in self._env.take_seconds().items():
+            self._seconds[part] += spent
         self.env_steps += length
         return seconds
 
@@ -439,10 +477,7 @@ class FuRLDataModule(LightningDataModule):
         ``collect`` is the wait for the collector, which covers acting, stepping and rendering;
         ``step`` and ``render`` are summed over the simulators, so that with workers they can exceed it.
         """
-        assert self._env is not None
-        taken = {**self._env.seconds, **self._seconds}
-        self._env.seconds = dict.fromkeys(self._env.seconds, 0.0)
-        self._seconds = dict.fromkeys(self._seconds, 0.0)
+        taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
         return taken
 
     # -- checkpoints: the rings' contents go to files of their own, see checkpoint.py
@@ -453,7 +488,8 @@ class FuRLDataModule(LightningDataModule):
             return {}
         return {
             "env_steps": self.env_steps,
-            "randomness": self.randomness.state_dict(),
+            "randomness": self.randomness.state_dict() | (self._exploration if self._ahead is not None else {}),
+            "acting": self.policy.acting_state() if self._actors_taken else None,
             "global_randomness": global_states(),
             "environment": self._env.snapshot(),
             "goal_embedding": self.goal_embedding.cpu() if self.goal_embedding is not None else None,
@@ -477,6 +513,9 @@ class FuRLDataModule(LightningDataModule):
         assert self._env is not None
         self.env_steps = state["env_steps"]
         self.policy.env_steps = self.env_steps
+        self._actors_taken = self.overlap and state["acting"] is not None
+        if self._actors_taken:
+            self.policy.load_acting_state(state["acting"])
         self.memory.load_counters(state["memory"])
         self._success_steps.copy_(state["success_steps"])
         if self.successful is not None:
@@ -497,6 +536,7 @@ class FuRLDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         """End the workers and free the renderers."""
         if self._env is not None:
+            self._collecting.shutdown()  # waits for steps that are on their way
             if self._collector is not None:
                 self._collector.shutdown()
             self._env.close(raise_if_closed=False)
@@ -506,6 +546,16 @@ class FuRLDataModule(LightningDataModule):
     def on_exception(self, exception: BaseException) -> None:
         """End the workers where Lightning skips :meth:`teardown`."""
         self.teardown("fit")
+
+
+class _Here(Executor):
+    """Does what it is given at once, in the thread that gives it: an OpenGL context belongs to one thread."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Its result, in a future that has come."""
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 class _Iterations:

@@ -49,8 +49,7 @@ class MetaWorldEnv(EnvBase):
         self.fleet = Fleet(agents, settings, num_workers)
         self.reward_kind = reward
         self.frames, self.frame_size = settings.render is not None, frame_size
-        self.seconds = {"step": 0.0, "render": 0.0}
-        """Spent stepping and rendering, summed over the simulators; to be read and set back at will."""
+        self._seconds = {"step": 0.0, "render": 0.0}
         self._step_count = 0
         self._states_at_reset: list[dict[str, Any]] = []
         self._pending: tuple[dict[str, Any], torch.Tensor] | None = None
@@ -101,8 +100,8 @@ class MetaWorldEnv(EnvBase):
         self.fleet.step()
         self._step_count += 1
         step, render = arrays.seconds.sum(0)
-        self.seconds["step"] += float(step)
-        self.seconds["render"] += float(render)
+        self._seconds["step"] += float(step)
+        self._seconds["render"] += float(render)
         success = torch.from_numpy(arrays.success.copy())[:, None]
         truncated = torch.from_numpy(arrays.truncated.copy())[:, None]
         if self.reward_kind == "sparse":
@@ -123,6 +122,11 @@ class MetaWorldEnv(EnvBase):
 
     def _set_seed(self, seed: int | None) -> None:
         """Nothing: agents carry their own seeds."""
+
+    def take_seconds(self) -> dict[str, float]:
+        """Time spent stepping and rendering since the last call, summed over the simulators."""
+        taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+        return taken
 
     def snapshot(self) -> dict[str, Any]:
         """The random states from before this episode's reset.

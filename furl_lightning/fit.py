@@ -153,12 +153,12 @@ def _fit(argv: list[str], stopping: Stopping) -> int:
     assert isinstance(module, FuRLModule) and isinstance(data, FuRLDataModule)
     checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
     try:
-        folder.lock()
-        if not _resumes_in(folder, checkpoint):
-            folder.refuse_if_taken()  # again: another process may have been faster
-        cli.config["ckpt_path"] = None  # of this call, not of the run
-        folder.write_config(cli.parser.dump(cli.config, skip_none=False), resumes=checkpoint is not None)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
+        with folder.locked():
+            if not _resumes_in(folder, checkpoint):
+                folder.refuse_if_taken()  # again: another process may have been faster
+            cli.config["ckpt_path"] = None  # of this call, not of the run
+            folder.write_config(cli.parser.dump(cli.config, skip_none=False), resumes=checkpoint is not None)
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
     except (OtherRun, DamagedFile, FolderRefused, NoGL, WorkerError) as error:
         raise BadInput(one_line(error, _options())) from error
     except (Diverged, OSError) as error:

@@ -31,9 +31,9 @@ class Randomness:
             [_generator(agent, stream) for agent in agents] for stream in STREAMS
         )
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Every generator's state, uint8 [A, bytes] by stream."""
-        return {stream: torch.stack([g.get_state() for g in getattr(self, stream)]) for stream in STREAMS}
+    def state_dict(self, streams: Sequence[str] = STREAMS) -> dict[str, Tensor]:
+        """The generators' states, uint8 [A, bytes] by stream."""
+        return {stream: torch.stack([g.get_state() for g in getattr(self, stream)]) for stream in streams}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Put back what :meth:`state_dict` gave."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from furl_lightning.durable import write_file
 
@@ -29,7 +30,6 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.csv"
         self.checkpoints = self.path / "checkpoints"
-        self._lock: IO[str] | None = None
 
     def refuse_if_taken(self) -> None:
         """A new run wants a folder that does not exist, is empty, or has nothing but a start that was cut off.
@@ -89,26 +89,32 @@ class RunFolder:
             raise FolderRefused(f"no checkpoint at {path}; {hint}")
         return path
 
-    def lock(self) -> None:
-        """Make the folder this process's until it ends.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process within the block.
+
+        The lock is taken off, not left to the closing of its file: a child forked in between has that file too.
 
         Raises:
             FolderRefused: another process is writing to it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "unknown"
-            self._lock = None
-            raise FolderRefused(
-                f"the run folder {self.path} is in use by process {owner}; choose another --name"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                raise FolderRefused(
+                    f"the run folder {self.path} is in use by process {owner}; choose another --name"
+                ) from None
+            try:
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def is_locked(path: Path) -> bool:

@@ -112,10 +112,6 @@ class SAC(nn.Module):
         encoder = self.encoder.parameters() if self.encoder is not None else ()
         return [*self.actor.parameters(), *self.critic.parameters(), self.log_alpha, *encoder]
 
-    def sample(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """Actions [A, B, action] for observations [A, B, ...] and standard normal noise [A, B, action]."""
-        return self.actor.sample(_encode(self.encoder, observation), noise)[0]
-
     def deterministic(self, observation: Tensor) -> Tensor:
         """The mode's actions [A, B, action] for observations [A, B, ...]."""
         return self.actor.deterministic(_encode(self.encoder, observation))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from furl_lightning.data import Iteration
 from furl_lightning.fit import fit
+from furl_lightning.module import FuRLModule
+from furl_lightning.policy import RelayPolicy
 from furl_lightning.run_folder import RunFolder
 
 from .conftest import SMALL, Run, assert_same
@@ -145,6 +152,51 @@ def test_a_folder_in_use_is_refused(run: Run, tmp_path: Path, capsys: pytest.Cap
     """Resuming a run that another process is writing."""
     run("busy", data__env_steps=500)
     owner = RunFolder(tmp_path, "busy")
-    owner.lock()
-    assert fit(["--runs", str(tmp_path), "--name", "busy", "--ckpt_path", "last", "--data.env_steps", "1000"]) == 2
+    with owner.locked():
+        assert fit(["--runs", str(tmp_path), "--name", "busy", "--ckpt_path", "last", "--data.env_steps", "1000"]) == 2
     assert "is in use by process" in capsys.readouterr().err
+
+
+def test_a_folder_is_free_though_a_child_lives_on(tmp_path: Path) -> None:
+    """A forked child has the lock's file open too."""
+    with RunFolder(tmp_path, "busy").locked():
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+    try:
+        with RunFolder(tmp_path, "busy").locked():
+            pass
+    finally:
+        child.kill()
+        child.join()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_age_of_the_policies_that_act(overlap: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overlapped, they are one iteration's updates old within an episode, and new at its beginning; else always new."""
+    before: dict[int, list[torch.Tensor]] = {}
+    acted: dict[int, list[torch.Tensor]] = {}
+    learned: dict[int, list[torch.Tensor]] = {}
+    choose, training_step = RelayPolicy.choose, FuRLModule.training_step
+
+    def copy(actors: Sequence[Any]) -> list[torch.Tensor]:
+        return [p.detach().clone() for actor in actors for p in actor.actor.parameters()]
+
+    def choose_and_note(self: RelayPolicy, observation: torch.Tensor, step: int) -> torch.Tensor:
+        acted[self.env_steps] = copy(self._acting)
+        return choose(self, observation, step)
+
+    def step_and_note(self: FuRLModule, iteration: Iteration) -> None:
+        assert self.vlm_agent is not None and self.sac_agent is not None
+        before[iteration.env_steps] = copy([self.vlm_agent, self.sac_agent])
+        training_step(self, iteration)
+        learned[iteration.env_steps] = copy([self.vlm_agent, self.sac_agent])
+
+    monkeypatch.setattr(RelayPolicy, "choose", choose_and_note)
+    monkeypatch.setattr(FuRLModule, "training_step", step_and_note)
+    run("aged", data__env_steps=1020, data__start_steps=960, data__num_workers=1, data__overlap=str(overlap).lower())
+    assert sorted(acted) == list(range(960, 1020))
+    for step, actors in acted.items():
+        last = step - step % 10  # what the iteration before had ended with
+        old = overlap and last != 1000
+        assert_same((before if old else learned)[last], actors, f"step {step}")
+    assert not all(torch.equal(a, b) for a, b in zip(before[980], learned[980], strict=True))

@@ -15,6 +15,7 @@ from furl_lightning.encoder import ConvEncoder, FrameStack, draw_shifts, random_
 from furl_lightning.fit import fit
 from furl_lightning.networks import reset_parameters
 from furl_lightning.pixel_replay import PixelReplay
+from furl_lightning.policy import ActorCopy
 from furl_lightning.randomness import normal
 from furl_lightning.sac import SAC
 
@@ -235,8 +236,8 @@ PIXELS: dict[str, Any] = {"data__obs": "pixels", "data__pixel_size": 24, "data__
 
 
 def test_resumed_pixel_run_is_bit_equal(run: Run) -> None:
-    """FuRL on pixels, stopped in the middle of an episode, after the ring has wrapped."""
-    settings = {**PIXELS, "data__start_steps": 600}
+    """FuRL on pixels, overlapped, stopped in the middle of an episode, after the ring has wrapped."""
+    settings = {**PIXELS, "data__start_steps": 600, "data__num_workers": 1, "data__overlap": "true"}
     straight = run("straight", **settings, data__env_steps=760)
     run("stopped", **settings, data__env_steps=630)
     resumed = run("stopped", "--ckpt_path", "last", **settings, data__env_steps=760)
@@ -339,7 +340,7 @@ def test_drq_learns_to_bring_a_dot_onto_another() -> None:
         for t in range(world.length):
             observation = stack.push(frame, first=t == 0)[:, None]
             with torch.no_grad():
-                action = agent.sample(observation, normal(g, 1, 2))[:, 0]
+                action = ActorCopy(agent).explore(observation, normal(g, 1, 2))[:, 0]
             if episode < random_episodes:
                 action = torch.rand(1, 2, generator=g[0]) * 2 - 1
             frame, reward = world.step(action)

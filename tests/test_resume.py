@@ -33,6 +33,7 @@ IGNORE = ("journal", "metrics")  # the rings may be cut into other files; what t
         ({"data__seeds": "[9]", "model__relay_threshold": 1}, (130, 520)),
         ({"data__goal": "random", "data__num_workers": 1, "data__replay_storage": "disk"}, (390,)),
         ({"data__num_workers": 2, "data__seeds": "[0, 1]", "data__steps_per_iteration": 50}, (550,)),
+        ({"data__num_workers": 2, "data__seeds": "[0, 1]", "data__overlap": "true"}, (130, 520)),
         (
             {
                 "model__vlm": "null",
@@ -57,6 +58,7 @@ IGNORE = ("journal", "metrics")  # the rings may be cut into other files; what t
         "before-and-after-the-relay",
         "random-goals-worker-and-disk",
         "population-and-workers",
+        "overlapped",
         "sac-alone",
         "zero-shot-and-successes-drawn",
     ],
