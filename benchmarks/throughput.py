@@ -1,0 +1,403 @@
+"""Where a training step's time goes, against what this machine can do.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --agents 1,10,50 --vlm embedded,clip_b32,rn50 --device cuda --out gpu.json
+
+Measures (a) the machine's own rates at the sizes that occur, (b) every part of a step, (c) whole runs of
+furl-fit. A part's bound is its counted operations at the measured rate of float32 matrix products plus the
+bytes that it cannot but move at the measured bandwidth; a collection's bound is bare stepping and rendering
+shared among the cores. Models have their full size and random weights: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.utils import logging as library_logging
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import vlm as full_size
+from furl_lightning.alignment import AlignedReward, Triple
+from furl_lightning.data import Batch
+from furl_lightning.env import MetaWorldEnv
+from furl_lightning.fit import fit
+from furl_lightning.fleet import SimulatorSettings
+from furl_lightning.module import FuRLModule
+from furl_lightning.optim import PopulationAdam
+from furl_lightning.randomness import Randomness
+from furl_lightning.rendering import close_gl
+from furl_lightning.replay import Replay
+from furl_lightning.simulator import ACTION_DIM, OBS_DIM, Simulator
+from furl_lightning.tasks import Agent, task_names
+from furl_lightning.vlm import VLM
+from furl_lightning.vlm.interface import Precision
+
+VLMS = {"embedded": "embedded", "clip_b32": "clip", "rn50": "resnet"}
+BATCH = 256
+WHOLE = "whole update, sampling and all"
+HELD = 2_000
+"""Steps in the replay buffer that is drawn from; it is larger than the processor's caches."""
+
+
+@dataclass
+class Row:
+    """One measured part of a step: times in milliseconds."""
+
+    agents: int
+    vlm: str
+    part: str
+    time: float
+    bound: float | None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Share of what the machine could do."""
+        return None if self.bound is None else self.bound / self.time
+
+
+class Bench:
+    """Times things on one device.
+
+    Args:
+        device: cpu or cuda.
+        seconds: for each part; the middle one of the calls that fit in counts.
+    """
+
+    def __init__(self, device: torch.device, seconds: float) -> None:
+        self.device, self.seconds = device, seconds
+        self.bandwidth = 0.0  # bytes per second, read and written
+        self.rate: dict[int, float] = {}  # operations per second by number of agents
+        self.rows: list[Row] = []
+
+    def wait(self) -> None:
+        """For the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def time(self, call: Callable[[], Any]) -> float:
+        """Seconds of a call."""
+        for _ in range(3):  # allocates, warms up, captures
+            call()
+        self.wait()
+        times: list[float] = []
+        begun = perf_counter()
+        while len(times) < 5 or perf_counter() - begun < self.seconds:
+            started = perf_counter()
+            call()
+            self.wait()
+            times.append(perf_counter() - started)
+        return statistics.median(times)
+
+    def part(self, agents: int, vlm: str, part: str, call: Callable[[], Any], bytes_moved: float = 0.0) -> None:
+        """Time a part and compare it with its operations and bytes."""
+        with FlopCounterMode(display=False) as counter:
+            call()
+        bound = counter.get_total_flops() / self.rate[agents] + bytes_moved / self.bandwidth
+        self.add(Row(agents, vlm, part, 1e3 * self.time(call), 1e3 * bound))
+
+    def add(self, row: Row) -> None:
+        """Keep a row and print it."""
+        self.rows.append(row)
+        bound, ratio = ("", "") if row.ratio is None else (f"{row.bound:.3f}", f"{100 * row.ratio:.0f} %")
+        print(
+            f"| {row.agents} | {row.vlm} | {row.part} | {row.time:.3f} | {bound} | {ratio} | {row.note} |", flush=True
+        )
+
+    # -- (a)
+
+    def machine(self, agents: Sequence[int], width: int) -> None:
+        """Matrix products of the hidden layers' and the head's sizes, and copying more than the caches hold."""
+        source = torch.rand(64 * 2**20, device=self.device)
+        copied = torch.empty_like(source)
+        seconds = self.time(lambda: copied.copy_(source))
+        self.bandwidth = 2 * source.nbytes / seconds
+        print(f"\ncopy: {self.bandwidth / 1e9:.1f} GB/s, read and written")
+        for num in agents:
+            rates = {}
+            for name, members, rows, inner, outer in (
+                ("actor's hidden layer", num, BATCH, 256, 256),
+                ("critics' hidden layer", 2 * num, BATCH, 256, 256),
+                ("image head's first layer", num, 3 * BATCH, width, 256),
+            ):
+                x, w = (torch.rand(members, *shape, device=self.device) for shape in ((rows, inner), (inner, outer)))
+                out = torch.empty(members, rows, outer, device=self.device)
+                seconds = self.time(partial(torch.bmm, x, w, out=out))
+                rates[name] = 2 * members * rows * inner * outer / seconds
+            self.rate[num] = max(rates.values())
+            shown = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
+            print(f"float32 products in GFLOP/s, {num} agents: {shown}; the best is the rate that bounds are made from")
+
+    # -- (b)
+
+    def learner(self, num: int, vlm: VLM, name: str) -> None:
+        """Sampling and every part of an update; all agents in the success phase and in the relay, the dearest case."""
+        agents = population(num)
+        randomness = Randomness(agents)
+        module = FuRLModule(_Texts(vlm.width))
+        module.build(agents, ["open it"] * num, randomness.init)
+        module.to(self.device)
+        optimizers = module.configure_optimizers()
+        module.optimizers = lambda use_pl_optimizer: optimizers  # type: ignore[method-assign,assignment]
+        replay = filled_replay(num, vlm.width, self.device)
+        generators = randomness.learning
+        embedding = torch.rand(num, BATCH, vlm.width, device=self.device)
+        triple = Triple(embedding, embedding.flip(1), embedding.flip(2))
+
+        def sample() -> dict[str, Tensor]:
+            transitions = replay.sample(BATCH, generators)
+            transitions["embedding"] = transitions["embedding"].float()
+            transitions["discount"] = 1.0 - transitions.pop("terminated").float()
+            return transitions
+
+        def whole() -> None:
+            module.update(Batch(sample(), list(range(num)), triple), generators)
+
+        steps = TensorDict({f: replay.steps(0, 1)[f] for f in replay.fields}, [1, num])
+        transition = replay.bytes_per_transition * num
+        self.part(num, name, "replay: add a step", lambda: replay.extend(steps), 2 * transition)
+        self.part(num, name, "replay: sample a batch", sample, BATCH * (2 * transition + 6 * vlm.width * num))
+        batch = sample()
+        noise = torch.randn(2, num, BATCH, ACTION_DIM, device=self.device)
+        sac, reward = module.vlm_agent, module.reward
+        assert sac is not None and isinstance(reward, AlignedReward)
+        self.part(num, name, "reward of a batch", lambda: _without_grad(reward, batch["embedding"]))
+        self.part(
+            num,
+            name,
+            "heads: update",
+            lambda: reward.update_by_success(triple, optimizers[2]),
+            adam_bytes(optimizers[2]) + 4 * sum(part.nbytes for part in triple) / 3,
+        )
+        target = 3 * sum(p.nbytes for p in sac.target_critic.parameters())
+        self.part(
+            num,
+            name,
+            "one SAC population: update",
+            lambda: sac.update(batch, batch["reward"], noise[0], noise[1], optimizers[0]),
+            adam_bytes(optimizers[0]) + target,
+        )
+        self.part(num, name, "of it: Adam", lambda: optimizers[0].step(), adam_bytes(optimizers[0]))
+        self.part(num, name, "of it: target", lambda: sac.update_target(), target)
+        moved = sum(map(adam_bytes, optimizers)) + 2 * target + BATCH * (2 * transition + 6 * vlm.width * num)
+        self.part(num, name, WHOLE, whole, moved)
+
+    def embedding(self, num: int, vlm: VLM, name: str, precision: str) -> None:
+        """Frames of one step of all agents, and of ten steps."""
+        for frames in (num, 10 * num):
+            pictures = torch.randint(0, 256, (frames, 192, 192, 3), dtype=torch.uint8)
+            part = f"embed {frames} frames, {precision}"
+            self.part(num, name, part, partial(vlm.encode_images, pictures))
+
+    def collection(self, num: int, workers: Sequence[int]) -> None:
+        """Bare steps and frames, then TorchRL's environment around them with so many worker processes."""
+        agents = population(num)
+        simulators = [Simulator(agent.task, agent.seed, render="fast") for agent in agents]
+        for simulator in simulators:
+            simulator.reset()
+        step_all = self.time(lambda: [s.step(s.env.action_space.sample()) for s in simulators])
+        for simulator in simulators:  # an episode's end would be refused
+            simulator.reset()
+        frames = [simulator.frame() for simulator in simulators]
+        draw_all = self.time(lambda: [s.frame(f) for s, f in zip(simulators, frames, strict=True)])
+        for simulator in simulators:
+            simulator.close()
+        self.add(Row(num, "", "bare env.step", 1e3 * step_all, None))
+        self.add(Row(num, "", "bare render", 1e3 * draw_all, None))
+        for number in workers:
+            env = MetaWorldEnv(agents, SimulatorSettings("fixed", "fast"), number)
+            generator = torch.Generator().manual_seed(0)
+            state = env.reset()
+            taken = 0
+
+            def step(env: MetaWorldEnv = env, generator: torch.Generator = generator) -> None:
+                nonlocal state, taken
+                state["action"] = torch.rand(num, ACTION_DIM, generator=generator) * 2 - 1
+                state = env.step(state)["next"].exclude("reward")
+                taken += 1
+                if taken % 500 == 0:
+                    state = env.reset()
+
+            seconds = self.time(step)
+            env.close()
+            shared = min(max(number, 1), num, os.cpu_count() or 1)
+            bound = 1e3 * (step_all + draw_all) / shared
+            self.add(Row(num, "", f"collect, {number} workers", 1e3 * seconds, bound))
+
+    # -- (c)
+
+    def run(self, num: int, vlm: str, options: Sequence[str], note: str) -> None:
+        """A run of furl-fit; its bound is the sum of its parts' bounds, spread over the cores."""
+        steps, start = max(300, 1500 // num // 10 * 10), 100
+        with tempfile.TemporaryDirectory() as folder:
+            names = ", ".join({agent.task: None for agent in population(num)})
+            seeds = list(range(max(1, num // 10)))
+            argv = ["--data.tasks", f"[{names}]", "--data.seeds", str(seeds), "--runs", folder, "--name", "run"]
+            argv += ["--data.env_steps", str(steps), "--data.start_steps", str(start), "--data.goal_image", "false"]
+            argv += ["--model.log_every", "50", "--trainer.accelerator", "gpu" if self.device.type == "cuda" else "cpu"]
+            argv += ["--data.eval_every", "100000000", "--data.save_every", "100000000", "--pictures", "false"]
+            if fit([*argv, *options]):
+                raise SystemExit("furl-fit failed")
+            with (Path(folder) / "run/metrics.csv").open() as file:
+                rows = [(int(s), tag, float(v)) for s, tag, v in list(csv.reader(file))[1:] if tag.startswith("perf/")]
+        late = [(tag, value) for step, tag, value in rows if step > start + 50]
+        mean = {tag: statistics.mean(v for t, v in late if t == tag) for tag in {t for t, _ in late}}
+        step = 1e3 * num / mean["perf/env_steps_per_s"]
+        parts = mean["perf/collect_ms"] + mean["perf/embed_ms"] + mean["perf/update_ms"]
+        bounds = {row.part: row.bound for row in self.rows if row.agents == num and row.vlm == vlm}
+        learn = bounds[WHOLE]
+        look = next(bound for part, bound in bounds.items() if part.startswith(f"embed {num} frames"))
+        bare = sum(row.time for row in self.rows if row.agents == num and row.part in ("bare env.step", "bare render"))
+        simulate = bare / (os.cpu_count() or 1)
+        assert learn is not None and look is not None
+        # On a processor all share the cores; a GPU works beside them.
+        bound = max(simulate, look + learn) if self.device.type == "cuda" else simulate + look + learn
+        self.add(Row(num, vlm, f"furl-fit, {note}", step, bound, f"{mean['perf/env_steps_per_s']:.0f} env steps/s"))
+        rest = step - parts
+        self.add(
+            Row(
+                num, vlm, f"of it: Lightning, logging, bar ({note})", rest, None, f"{100 * rest / step:.1f} % of a step"
+            )
+        )
+
+
+class _Texts(VLM):
+    """Stands for a VLM where only its width matters: the learner is given embeddings."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(torch.nn.Linear(1, 1))
+        self._width = width
+
+    width = property(lambda self: self._width)
+    name = fingerprint = "none"
+
+    def encode_images(self, frames: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        return torch.rand(len(texts), self._width)
+
+
+def population(num: int) -> list[Agent]:
+    """MT10's tasks in turn, with as many seeds as it takes."""
+    tasks = task_names("mt10")
+    return [Agent(tasks[i % len(tasks)], i // len(tasks)) for i in range(num)]
+
+
+def filled_replay(num: int, width: int, device: torch.device) -> Replay:
+    """A full buffer of random transitions."""
+    replay = Replay(HELD, device)
+    shapes: dict[str, tuple[int, ...]] = {
+        "observation": (OBS_DIM,), "action": (ACTION_DIM,), "next_observation": (OBS_DIM,), "reward": (),
+        "terminated": (), "embedding": (width,), "goal_distance": (),
+    }  # fmt: skip
+    steps = {name: torch.rand(HELD, num, *shape) for name, shape in shapes.items()}
+    steps["terminated"], steps["embedding"] = steps["terminated"] < 0, steps["embedding"].half()
+    replay.extend(TensorDict(steps, [HELD, num]))
+    return replay
+
+
+def adam_bytes(optimizer: PopulationAdam) -> int:
+    """Parameter, gradient and two moments are read, all but the gradient written."""
+    return 7 * sum(p.nbytes for group in optimizer.param_groups for p in group["params"])
+
+
+def _without_grad(reward: AlignedReward, embedding: Tensor) -> Tensor:
+    with torch.no_grad():
+        return reward(embedding)
+
+
+def make_vlm(name: str, folder: Path, precision: Precision) -> tuple[VLM, list[str]]:
+    """A model at full size, and furl-fit's options for it."""
+    vlm = full_size.FAMILIES[VLMS[name]][1](folder, precision, False)
+    options = {
+        "embedded": ["--model.vlm", "Embedded"],
+        "clip_b32": ["--model.vlm", "CLIP", "--model.vlm.path", str(folder)],
+        "rn50": ["--model.vlm", "CLIPResNet", "--model.vlm.path", str(folder / "weights.pt")],
+    }[name]
+    options += ["--model.vlm.tokenizer", str(folder)] if name == "rn50" else []
+    return vlm, [*options, "--model.vlm.precision", precision]
+
+
+def main() -> None:
+    """Measure and print everything, and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", default="1,10", help="sizes of populations; above 10, multiples of 10")
+    parser.add_argument("--vlm", default="embedded", help=f"of {', '.join(VLMS)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--workers", default="0,1,2", help="numbers of processes that collect")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each part; five calls at least")
+    parser.add_argument("--runs", action=argparse.BooleanOptionalAction, default=True, help="also whole runs")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    given = parser.parse_args()
+    agents, workers = ([int(n) for n in value.split(",")] for value in (given.agents, given.workers))
+    names = given.vlm.split(",")
+    if set(names) - set(VLMS):
+        parser.error(f"--vlm knows {', '.join(VLMS)}, not {', '.join(sorted(set(names) - set(VLMS)))}")
+    if any(num > 10 and num % 10 for num in agents):
+        parser.error("--agents above 10 must be multiples of 10: ten tasks by so many seeds")
+    library_logging.disable_progress_bar()
+    library_logging.set_verbosity_error()
+    bench = Bench(torch.device(given.device), given.seconds)
+    what = torch.cuda.get_device_name() if given.device == "cuda" else platform.processor() or platform.machine()
+    machine = f"{what}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(machine)
+    with tempfile.TemporaryDirectory() as folder:
+        made = {}
+        for name in names:
+            for precision in ("float32", "bfloat16"):
+                place = Path(folder) / name / precision
+                place.mkdir(parents=True)
+                made[name, precision] = make_vlm(name, place, precision)
+        bench.machine(agents, max(vlm.width for vlm, _ in made.values()))
+        print("\n| agents | VLM | part | ms | bound, ms | of the bound | |\n|---|---|---|---|---|---|---|")
+        for num in agents:
+            bench.collection(num, workers)
+            for name in names:
+                bench.learner(num, made[name, "float32"][0], name)
+                for precision in ("float32", "bfloat16"):
+                    vlm = made[name, precision][0].to(bench.device)
+                    bench.embedding(num, vlm, name, precision)
+        if given.runs:
+            most = ["--data.num_workers", str(max(workers))]
+            ways = {
+                "one process": ["--data.num_workers", "0"],
+                f"{max(workers)} workers": most,
+                f"{max(workers)} workers, overlapped": [*most, "--data.overlap", "true"],
+            }
+            for num in agents:
+                for name in names:
+                    for way, options in ways.items():
+                        bench.run(num, name, [*made[name, "float32"][1], *options], way)
+    close_gl()
+    if given.out is not None:
+        result = {
+            "machine": machine,
+            "command": " ".join(["python benchmarks/throughput.py", *sys.argv[1:]]),
+            "copy_bytes_per_s": bench.bandwidth,
+            "products_flop_per_s": bench.rate,
+            "rows": [{**asdict(row), "ratio": row.ratio} for row in bench.rows],
+        }
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
