@@ -26,6 +26,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -171,7 +172,7 @@ class Bench:
         def whole() -> None:
             module.update(Batch(sample(), list(range(num)), triple), generators)
 
-        steps = TensorDict({f: replay.steps(0, 1)[f] for f in replay.fields}, [1, num])
+        steps = TensorDict(replay.steps(0, 1), [1, num]).clone()
         transition = replay.bytes_per_transition * num
         self.part(num, name, "replay: add a step", lambda: replay.extend(steps), 2 * transition)
         self.part(num, name, "replay: sample a batch", sample, BATCH * (2 * transition + 6 * vlm.width * num))
@@ -211,11 +212,16 @@ class Bench:
         """Bare steps and frames, then TorchRL's environment around them with so many worker processes."""
         agents = population(num)
         simulators = [Simulator(agent.task, agent.seed, render="fast") for agent in agents]
+        actions = np.random.default_rng(0).uniform(-1, 1, (num, ACTION_DIM)).astype(np.float32)
+
+        def step_simulators() -> None:
+            for simulator, action in zip(simulators, actions, strict=True):
+                if simulator.step(action).truncated:
+                    simulator.reset()
+
         for simulator in simulators:
             simulator.reset()
-        step_all = self.time(lambda: [s.step(s.env.action_space.sample()) for s in simulators])
-        for simulator in simulators:  # an episode's end would be refused
-            simulator.reset()
+        step_all = self.time(step_simulators)
         frames = [simulator.frame() for simulator in simulators]
         draw_all = self.time(lambda: [s.frame(f) for s, f in zip(simulators, frames, strict=True)])
         for simulator in simulators:

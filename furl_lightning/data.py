@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -93,7 +94,8 @@ class FuRLDataModule(LightningDataModule):
         steps_per_iteration: environment steps collected before as many updates are made; divides 500.
         updates_per_step: updates of everything for each environment step.
         overlap: collect the next steps_per_iteration steps while the updates of the last are made; policies
-            then act with parameters from before those updates. Needs num_workers.
+            then act with parameters from before those updates. Needs num_workers; a learner on the CPU
+            takes the cores that they leave, at least one (OMP_NUM_THREADS overrides).
         batch_size: transitions drawn for each agent and update.
         success_share: share of each batch that is drawn from episodes with a success, once there is one.
         replay_size: transitions kept for each agent.
@@ -221,6 +223,8 @@ class FuRLDataModule(LightningDataModule):
         self._collecting: Executor = _Here()
         self._ahead: Future[TensorDictBase] | None = None
         """The next steps, on their way."""
+        self._threads: int | None = None
+        """The number of threads that there was before training, where training takes another."""
         self._actors_taken = False
         """Whether the actors for the next steps are those from before the updates of the last."""
         self._restored: dict[str, Any] | None = None
@@ -293,7 +297,11 @@ class FuRLDataModule(LightningDataModule):
             split_trajs=False,
             auto_register_policy_transforms=False,
         )
-        self._collecting = ThreadPoolExecutor(1, "collector") if self.overlap else _Here()
+        if self.overlap:
+            self._collecting = ThreadPoolExecutor(1, "collector")
+            if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+                self._threads = torch.get_num_threads()
+                torch.set_num_threads(max(1, self._threads - self.num_workers))
         if restored is None:
             seed_global(self.agents)
         else:
@@ -537,6 +545,8 @@ class FuRLDataModule(LightningDataModule):
         """End the workers and free the renderers."""
         if self._env is not None:
             self._collecting.shutdown()  # waits for steps that are on their way
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)
             if self._collector is not None:
                 self._collector.shutdown()
             self._env.close(raise_if_closed=False)

@@ -20,16 +20,21 @@ MIN_STD = 1e-3
 class PopulationLinear(nn.Module):
     """A linear layer for each member: input [*members, B, in] -> output [*members, B, out].
 
-    ``weight`` is [*members, in, out], ``bias`` [*members, 1, out].
+    ``weight`` is [*members, in, out], ``bias`` [*members, 1, out]. A layer whose ``output`` losses are made of
+    is computed in float32 also under autocast: bfloat16 would round a Q value of 100 to whole numbers.
     """
 
-    def __init__(self, members: Sequence[int], in_features: int, out_features: int) -> None:
+    def __init__(self, members: Sequence[int], in_features: int, out_features: int, output: bool = False) -> None:
         super().__init__()
+        self.output = output
         self.weight = nn.Parameter(torch.zeros(*members, in_features, out_features))
         self.bias = nn.Parameter(torch.zeros(*members, 1, out_features))
 
     def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
         """Apply every member's layer, or, with ``agents`` (int64 [K]), those agents' only."""
+        if self.output and torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self(x.float(), agents)
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         if agents is not None:
@@ -110,7 +115,11 @@ class PopulationMLP(nn.Module):
         self, members: Sequence[int], sizes: Sequence[int], final_relu: bool = False, layer_norm: bool = False
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(PopulationLinear(members, i, o) for i, o in itertools.pairwise(sizes))
+        last = None if final_relu else len(sizes) - 2
+        self.layers = nn.ModuleList(
+            PopulationLinear(members, i, o, output=depth == last)
+            for depth, (i, o) in enumerate(itertools.pairwise(sizes))
+        )
         self.norms = nn.ModuleList(PopulationLayerNorm(members, size) for size in sizes[1:-1] if layer_norm)
         self.final_relu = final_relu
 
@@ -121,7 +130,7 @@ class PopulationMLP(nn.Module):
             if depth <= len(self.norms):
                 x = self.norms[depth - 1](x, agents)
             if depth < len(self.layers) or self.final_relu:
-                x = F.relu(x)
+                x = F.relu_(x)
         return x
 
 
@@ -137,8 +146,8 @@ class Actor(nn.Module):
         super().__init__()
         self.min_std = min_std
         self.net = PopulationMLP([num_agents], [obs_dim, *hidden], final_relu=True)
-        self.mean = PopulationLinear([num_agents], hidden[-1], action_dim)
-        self.std = PopulationLinear([num_agents], hidden[-1], action_dim)
+        self.mean = PopulationLinear([num_agents], hidden[-1], action_dim, output=True)
+        self.std = PopulationLinear([num_agents], hidden[-1], action_dim, output=True)
 
     def forward(self, observation: Tensor, agents: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and std before the tanh, each [A, B, action], for observations [A, B, obs]."""

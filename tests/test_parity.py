@@ -559,6 +559,34 @@ def test_compiled_alignment_agrees_with_eager(made_here: Path) -> None:
     assert_same_parameters(twin, reward, goal.value("lr"))
 
 
+# -- bfloat16
+
+
+def test_update_in_bfloat16_is_near(made_here: Path) -> None:
+    """What --trainer.precision bf16-mixed does: products in bfloat16, outputs, losses and parameters in float32."""
+    recording = Recording(made_here, "sac_update")
+    (agent, _), (twin, _) = (sac_of(recording, 2, 0) for _ in range(2))
+    lr = recording.value("lr")
+    optimizer, twin_optimizer = agent.optimizer(lr), twin.optimizer(lr)
+    for k in range(recording.value("steps")):
+        batch = transitions_of(recording, k, 2, 0, agent)
+        renamed = {name.removesuffix("s"): values for name, values in batch.items()}
+        rest = renamed, batch["rewards"], batch["eps_actor"], batch["eps_next"]
+        exact = agent.update(*rest, optimizer)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = twin.actor.net(renamed["observation"])
+            near = twin.update(*rest, twin_optimizer)
+        assert hidden.dtype == torch.bfloat16, "nothing was rounded"
+        for name, values in exact.items():
+            assert near[name].dtype == torch.float32
+            torch.testing.assert_close(
+                near[name], values, rtol=0.05, atol=0.02, msg=lambda text, n=name: f"{n}: {text}"
+            )
+    for ours, theirs in zip(twin.parameters(), agent.parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        assert float((ours - theirs).detach().abs().max()) <= 2 * lr * recording.value("steps")
+
+
 def test_actor_takes_its_least_deviation_from_the_caller() -> None:
     default, other = Actor(1, 3, 2, [8]), Actor(1, 3, 2, [8], min_std=0.5)
     observation = torch.zeros(1, 1, 3)
