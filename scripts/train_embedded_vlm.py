@@ -264,9 +264,19 @@ def contrastive_loss(cosine: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
 
 
 def train(
-    rank: int, processes: int, meeting: str, cache: Path, out: Path, minutes: float, seed: int, early: float
+    rank: int,
+    processes: int,
+    meeting: str,
+    cache: Path,
+    out: Path,
+    minutes: float,
+    steps: int | None,
+    seed: int,
+    early: float,
 ) -> None:
-    """Fit the model for ``minutes`` of wall-clock time and save it to ``out``; a first time after ``early``.
+    """Fit the model for so many steps, or else ``minutes`` of wall-clock time, and save it to ``out``.
+
+    With ``early`` it is saved a first time after that many minutes, or that share of ``minutes`` in steps.
 
     Each of the processes has batches of its own and one thread: on a busy machine two threads of
     one process wait for each other most of the time. Gradients are averaged.
@@ -314,14 +324,15 @@ def train(
         state = F.smooth_l1_loss(regress(image), frames.state[rows])
         optimizer.zero_grad()
         (alike + state).backward()
-        spent = average_gradients(everything, (time.monotonic() - started) / 60 / minutes)
+        done = step / steps if steps else (time.monotonic() - started) / 60 / minutes
+        spent = average_gradients(everything, done)
         nn.utils.clip_grad_norm_(everything, 1.0)
         optimizer.step()
         seen += torch.tensor([1.0, alike.item(), state.item()])
         if step % 10 == 0:
             if rank == 0:
                 print(
-                    f"step {step}, {100 * spent:.1f} % of the time, contrast {seen[1] / seen[0]:.3f}, "
+                    f"step {step}, {100 * spent:.1f} % done, contrast {seen[1] / seen[0]:.3f}, "
                     f"state {seen[2] / seen[0]:.4f}, scale {model.logit_scale.exp().item():.1f}, lr {lr:.2e}",
                     flush=True,
                 )
@@ -385,19 +396,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/embedded_vlm/model"), help="the model's folder")
     parser.add_argument("--cache", type=Path, default=Path("build/embedded_vlm"), help="for the rendered episodes")
     parser.add_argument("--minutes", type=float, default=20.0, help="wall-clock time for the training itself")
+    parser.add_argument("--steps", type=int, help="train for so many steps instead, which can be repeated exactly")
     parser.add_argument("--early", type=float, default=0.0, help="also save after so many minutes; 0: at the end only")
     parser.add_argument("--processes", type=int, default=2, help="for rendering and for training")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and augmentation")
     args = parser.parse_args()
     if args.minutes <= 0:
         parser.error(f"--minutes must be above 0, not {args.minutes}")
+    if args.steps is not None and args.steps < 1:
+        parser.error(f"--steps must be at least 1, not {args.steps}")
     if args.processes < 1:
         parser.error(f"--processes must be at least 1, not {args.processes}")
     if args.stage != "train":
         make_data(args.cache, args.processes)
     if args.stage != "data":
         with tempfile.TemporaryDirectory() as meeting:
-            settings = (args.processes, meeting, args.cache, args.out, args.minutes, args.seed, args.early)
+            settings = (args.processes, meeting, args.cache, args.out, args.minutes, args.steps, args.seed, args.early)
             spawn(train, settings, nprocs=args.processes)
 
 
