@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from tensordict import TensorDict
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -343,6 +344,31 @@ def make_vlm(name: str, folder: Path, precision: Precision) -> tuple[VLM, list[s
     return vlm, [*options, "--model.vlm.precision", precision]
 
 
+def draw(rows: Sequence[Row], vlm: str, path: Path) -> None:
+    """Time of one agent's step by part, over the number of agents."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    sizes = sorted({row.agents for row in rows})
+    most = max(int(row.part.split()[1]) for row in rows if row.part.startswith("collect"))
+    parts = {
+        f"collect, {most} workers": f"collect, {most} workers",
+        "embed frames": "embed {} frames, float32",
+        "one SAC population's update": "one SAC population: update",
+        "heads' update": "heads: update",
+        "whole update": WHOLE,
+    }
+    for label, part in parts.items():
+        times = {row.agents: row.time / row.agents for row in rows if row.vlm in ("", vlm)
+                 and row.part == part.format(row.agents)}  # fmt: skip
+        axes.plot(sizes, [times[num] for num in sizes], "o-", label=label)
+    axes.set(xscale="log", yscale="log", xlabel="agents", ylabel="ms per agent and step")
+    axes.set_xticks(sizes, [str(num) for num in sizes], minor=False)
+    axes.minorticks_off()
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     """Measure and print everything, and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -353,6 +379,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="for each part; five calls at least")
     parser.add_argument("--runs", action=argparse.BooleanOptionalAction, default=True, help="also whole runs")
     parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--figure", type=Path, help="picture of how cost grows with the agents")
     given = parser.parse_args()
     agents, workers = ([int(n) for n in value.split(",")] for value in (given.agents, given.workers))
     names = given.vlm.split(",")
@@ -394,6 +421,8 @@ def main() -> None:
                     for way, options in ways.items():
                         bench.run(num, name, [*made[name, "float32"][1], *options], way)
     close_gl()
+    if given.figure is not None:
+        draw(bench.rows, names[0], given.figure)
     if given.out is not None:
         result = {
             "machine": machine,

@@ -31,6 +31,7 @@ SMALL = {
     "data.start_steps": "100",
     "data.steps_per_iteration": "1",
     "data.num_workers": "0",
+    "data.overlap": "false",
     "data.eval_every": "600",
     "data.eval_episodes": "1",
     "data.save_every": "600",
