@@ -95,7 +95,7 @@ def computed(folder: Path, learning_from: int) -> tuple[str, int, float]:
     parts += [
         name for name, tag in (("heads", "alignment/loss"), ("success memory", "memory/positives")) if tag in tags
     ]
-    size = int(next(value for _, metric, value in rows if metric == "memory/transition_bytes"))
+    size = int(next(value for _, metric, value in rows if metric == "replay/transition_bytes"))
     speeds = [value for step, metric, value in rows if metric == "perf/env_steps_per_s" and step >= learning_from]
     return ", ".join(parts), size, statistics.median(speeds)
 
