@@ -171,7 +171,7 @@ class Bench:
             return transitions
 
         def whole() -> None:
-            module.update(Batch(sample(), list(range(num)), triple), generators)
+            module.update(Batch(sample(), list(range(num)), triple, []), generators)
 
         steps = TensorDict(replay.steps(0, 1), [1, num]).clone()
         transition = replay.bytes_per_transition * num

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from furl_lightning.members import index_of
 from furl_lightning.networks import PopulationMLP, reset_parameters
 from furl_lightning.optim import PopulationAdam
 
@@ -113,7 +114,7 @@ class AlignedReward(nn.Module):
         Returns:
             The cosines before the step [K, B], and the loss [K] under ``loss``.
         """
-        cosine = self(embedding, self._index(agents))
+        cosine = self(embedding, index_of(agents, embedding.device))
         loss = goal_loss(cosine, goal_mask(distance, self.l2_margin), self.margin)
         self._step(loss, optimizer, agents)
         return cosine.detach(), {"loss": loss.detach()}
@@ -127,7 +128,7 @@ class AlignedReward(nn.Module):
             loss (the sum), loss_negative, loss_lag, cos_positive, cos_lag, cos_negative.
         """
         size = triple.positive.shape[1]
-        cosine = self(torch.cat(triple, 1), self._index(agents))
+        cosine = self(torch.cat(triple, 1), index_of(agents, triple.positive.device))
         positive, lag, negative = cosine.split(size, 1)
         loss_negative, loss_lag = success_loss(positive, lag, negative, self.margin)
         loss = loss_negative + loss_lag
@@ -140,9 +141,6 @@ class AlignedReward(nn.Module):
             "cos_lag": lag.detach().mean(-1),
             "cos_negative": negative.detach().mean(-1),
         }
-
-    def _index(self, agents: Sequence[int] | None) -> Tensor | None:
-        return None if agents is None else torch.as_tensor(agents, device=self.text_embedding.device)
 
     def _step(self, loss: Tensor, optimizer: PopulationAdam, agents: Sequence[int] | None) -> None:
         parameters = list(self.parameters())

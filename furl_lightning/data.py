@@ -70,6 +70,7 @@ class Batch:
     transitions: dict[str, Tensor]  # [A, B, ...], the replay buffer's fields in float32
     success_agents: list[int]  # the K agents past their first success
     triple: Triple | None  # theirs, [K, B, D]
+    goal_agents: list[int]  # those before it that have a goal image
 
 
 class FuRLDataModule(LightningDataModule):
@@ -213,6 +214,7 @@ class FuRLDataModule(LightningDataModule):
         self.env_steps = 0
         """Environment steps made so far, per agent."""
         self.goal_embedding: Tensor | None = None
+        self._with_goal: list[int] = []
         self._seconds = dict.fromkeys(("step", "render", "embed", "collect"), 0.0)
         self.run_folder: Path | None = None
         """Where the run lies on disk, if it does."""
@@ -277,6 +279,7 @@ class FuRLDataModule(LightningDataModule):
         if self.goal_image:
             if self.goal_embedding is None:
                 self.goal_embedding = self._embed_goals(module)
+            self._with_goal = (~self.goal_embedding[:, 0].isnan()).nonzero().flatten().tolist()
             self.goal_embedding = self.goal_embedding.to(device)
         self._env = MetaWorldEnv(self.agents, self.settings, self.num_workers, self.reward_kind, self.frame_size)
         self.policy = self._policy(module)
@@ -477,7 +480,8 @@ class FuRLDataModule(LightningDataModule):
         transitions["discount"] = 1.0 - transitions.pop("terminated").float()
         agents = self.memory.drawable.nonzero().flatten().tolist() if self._module.trains_heads else []
         triple = self.memory.draw(agents, self.batch_size, generators) if agents else None
-        return Batch(transitions, agents, triple)
+        goal_agents = [i for i in self._with_goal if i not in agents]
+        return Batch(transitions, agents, triple, goal_agents)
 
     def take_seconds(self) -> dict[str, float]:
         """Time spent by part since the last call.

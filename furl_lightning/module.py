@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from furl_lightning import __version__
-from furl_lightning.alignment import AlignedReward
+from furl_lightning.alignment import AlignedReward, Triple
 from furl_lightning.data import Batch, Episode, FuRLDataModule, Iteration
 from furl_lightning.encoder import ConvEncoder
+from furl_lightning.members import index_of, put_rows, rows_of, spread
 from furl_lightning.optim import PopulationAdam
 from furl_lightning.prompts import Prompt, embed_prompts, sentences_of
 from furl_lightning.randomness import normal
@@ -22,6 +23,7 @@ from furl_lightning.relay import Relay
 from furl_lightning.sac import SAC
 from furl_lightning.simulator import ACTION_DIM, OBS_DIM
 from furl_lightning.tasks import Agent
+from furl_lightning.update_graph import UpdateGraph
 from furl_lightning.vlm import VLM
 from furl_lightning.zero_shot import ZeroShotReward
 
@@ -58,6 +60,7 @@ class FuRLModule(LightningModule):
         sac_noise: deviation of the Gaussian noise on the SAC agent's actions.
         critic_layer_norm: normalise the critics' hidden layers.
         log_every: environment steps between logs of the learner's metrics.
+        cuda_graph: on a GPU, replay the update as a CUDA graph.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class FuRLModule(LightningModule):
         sac_noise: float = 0.2,
         critic_layer_norm: bool = False,
         log_every: int = 500,
+        cuda_graph: bool = True,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -116,7 +120,8 @@ class FuRLModule(LightningModule):
         self.margin, self.l2_margin = margin, l2_margin
         self.relay_turns, self.relay_threshold = tuple(relay_turns), relay_threshold
         self.relay_counts, self.sac_noise = relay_counts, sac_noise
-        self.critic_layer_norm, self.log_every = critic_layer_norm, log_every
+        self.critic_layer_norm, self.log_every, self.cuda_graph = critic_layer_norm, log_every, cuda_graph
+        self._graph = UpdateGraph(self._learn)
         self.vlm_agent: SAC | None = None
         self.sac_agent: SAC | None = None
         self.reward: AlignedReward | ZeroShotReward | None = None
@@ -239,11 +244,14 @@ class FuRLModule(LightningModule):
         started = perf_counter()
         for _ in range(iteration.updates):
             self._measured = self.update(data.sample(), data.randomness.learning)
-            self.refuse_nan(self._measured, iteration.env_steps)
+            if self.device.type == "cpu":
+                self.refuse_nan(self._measured, iteration.env_steps)
         self._update_seconds += perf_counter() - started
         if iteration.episode is not None:
             self._log_episode(iteration.episode, iteration.env_steps)
         if iteration.env_steps % self.log_every < data.steps_per_iteration:
+            if self._measured:  # elsewhere than on the CPU, looking is waiting; what is no number stays so
+                self.refuse_nan(self._measured, iteration.env_steps)
             self._log_learner(iteration.env_steps)
 
     def update(
@@ -260,33 +268,51 @@ class FuRLModule(LightningModule):
         Returns:
             Metrics by tag, each [A], NaN where an agent has none.
         """
-        vlm_optimizer, sac_optimizer, reward_optimizer = self._optimizers()
         device = self.evaluated_agent.log_alpha.device
-        transitions = {name: values.to(device) for name, values in batch.transitions.items()}
-        num, size = transitions["reward"].shape
+        num, size = batch.transitions["reward"].shape
         if noise is None:
             noise = normal(generators, 2 * sum(a is not None for a in self._learners()[:2]), size, ACTION_DIM)
-        noise = noise.to(device)
+        inputs = {name: values.to(device) for name, values in batch.transitions.items()}
+        inputs["noise"] = noise.to(device)
+        if batch.triple is not None:
+            inputs |= {name: values.to(device) for name, values in batch.triple._asdict().items()}
+        members = Members(
+            relaying=_some(self._sac_learns().nonzero().flatten().tolist(), num) if self.sac_agent is not None else (),
+            after=_some(batch.success_agents, num),
+            before=_some(batch.goal_agents, num),
+        )
+        if self.cuda_graph and device.type == "cuda":
+            return self._graph(members, inputs)
+        return self._learn(members, inputs)
 
+    def _learn(self, members: Members, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What :meth:`update` does on the device; may be captured as a CUDA graph, so it must not wait for values.
+
+        Args:
+            members: who learns what.
+            inputs: the batch's transitions, ``noise``, and ``positive``, ``lag`` and ``negative`` of the triple.
+        """
+        vlm_optimizer, sac_optimizer, reward_optimizer = self._optimizers()
+        noise, num = inputs["noise"], len(inputs["reward"])
         measured: dict[str, Tensor] = {}
         if self.vlm_agent is not None:
             assert vlm_optimizer is not None
-            cosine, measured = self._align(transitions, batch, reward_optimizer)
-            vlm_reward = transitions["reward"] + self.rho * cosine
-            learned = self.vlm_agent.update(transitions, vlm_reward, noise[:, 0], noise[:, 1], vlm_optimizer)
+            cosine, measured = self._align(members, inputs, reward_optimizer)
+            vlm_reward = inputs["reward"] + self.rho * cosine
+            learned = self.vlm_agent.update(inputs, vlm_reward, noise[:, 0], noise[:, 1], vlm_optimizer)
             measured.update({f"sac/{name}/vlm_agent": values for name, values in learned.items()})
             measured["reward/vlm"] = cosine.mean(-1)
             measured["reward/vlm_min"] = cosine.amin(-1)
             measured["reward/vlm_max"] = cosine.amax(-1)
-        relaying = self._sac_learns().nonzero().flatten().tolist()
-        if self.sac_agent is not None and relaying:
-            assert sac_optimizer is not None
-            some = None if len(relaying) == num else relaying
-            rows = {name: _rows(values, some) for name, values in transitions.items() if name != "embedding"}
+        some = members.relaying
+        if some is None or len(some):
+            assert self.sac_agent is not None and sac_optimizer is not None
+            seen = ("observation", "next_observation", "action", "reward", "discount")
+            rows = {name: rows_of(inputs[name], some) for name in seen}
             learned = self.sac_agent.update(
-                rows, rows["reward"], _rows(noise[:, -2], some), _rows(noise[:, -1], some), sac_optimizer, some
+                rows, rows["reward"], rows_of(noise[:, -2], some), rows_of(noise[:, -1], some), sac_optimizer, some
             )
-            measured.update({f"sac/{name}/sac_agent": _spread(v, relaying, num) for name, v in learned.items()})
+            measured.update({f"sac/{name}/sac_agent": spread(v, some, num) for name, v in learned.items()})
         return measured
 
     def _sac_learns(self) -> Tensor:
@@ -328,7 +354,7 @@ class FuRLModule(LightningModule):
             raise Diverged(f"parameters of {names} are no finite numbers at step {env_steps}")
 
     def _align(
-        self, transitions: dict[str, Tensor], batch: Batch, optimizer: PopulationAdam | None
+        self, members: Members, inputs: dict[str, Tensor], optimizer: PopulationAdam | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Train the heads, if any; returns the batch's VLM rewards [A, B] from before that, and metrics [A].
 
@@ -336,35 +362,28 @@ class FuRLModule(LightningModule):
         success memory can be drawn from, then in the success phase. Without a goal image there is
         nothing to train on in the goal phase.
         """
-        embedding = transitions["embedding"]
+        embedding = inputs["embedding"]
         if isinstance(self.reward, ZeroShotReward):
             return self.reward(embedding), {}
         assert optimizer is not None and self.reward is not None
-        num = len(embedding)
-        distance = transitions.get("goal_distance", embedding.new_full(embedding.shape[:2], math.nan))
-        has_goal = ~distance[:, 0].isnan()
-        after = batch.success_agents
-        before = [i for i in range(num) if i not in after and has_goal[i]]
-        idle = [i for i in range(num) if i not in after and not has_goal[i]]
-        cosine = torch.empty_like(distance)
+        num, (_, after, before) = len(embedding), members
+        if before is None:
+            cosine, goal = self.reward.update_by_goal(embedding, inputs["goal_distance"], optimizer)
+            return cosine, {"alignment/loss": goal["loss"]}
         measured: dict[str, Tensor] = {}
-        if after or idle:
-            score = sorted(after + idle)
-            index = None if len(score) == num else torch.tensor(score, device=distance.device)
-            with torch.no_grad():
-                cosine[score] = self.reward(_rows(embedding, index), index)
+        with torch.no_grad():
+            score = [i for i in range(num) if i not in before] if before else None
+            cosine = spread(self.reward(rows_of(embedding, score), index_of(score, embedding.device)), score, num)
         if before:
-            some = None if len(before) == num else before
-            cosine[before], goal = self.reward.update_by_goal(
-                _rows(embedding, some), _rows(distance, some), optimizer, some
-            )
-            measured["loss"] = _spread(goal["loss"], before, num)
-        if after:
-            assert batch.triple is not None
-            some = None if len(after) == num else after
-            for name, values in self.reward.update_by_success(batch.triple, optimizer, some).items():
-                spread = _spread(values, after, num)
-                measured[name] = spread.where(~spread.isnan(), measured[name]) if name in measured else spread
+            distance = rows_of(inputs["goal_distance"], before)
+            seen, goal = self.reward.update_by_goal(rows_of(embedding, before), distance, optimizer, before)
+            cosine = put_rows(cosine, before, seen)
+            measured["loss"] = spread(goal["loss"], before, num)
+        if after is None or after:
+            triple = Triple(*(inputs[name] for name in Triple._fields))
+            for name, values in self.reward.update_by_success(triple, optimizer, after).items():
+                values = spread(values, after, num)
+                measured[name] = values.where(~values.isnan(), measured[name]) if name in measured else values
         return cosine, {f"alignment/{name}": values for name, values in measured.items()}
 
     def _optimizers(self) -> Sequence[PopulationAdam | None]:
@@ -508,6 +527,14 @@ class FuRLModule(LightningModule):
         }
 
 
+class Members(NamedTuple):
+    """Which agents do what in an update; None stands for all of them."""
+
+    relaying: tuple[int, ...] | None  # their SAC agents learn
+    after: tuple[int, ...] | None  # past their first success: heads learn from the success memory
+    before: tuple[int, ...] | None  # before it, with a goal image: heads learn from that
+
+
 class Diverged(ArithmeticError):
     """An agent's losses or parameters are not finite any more."""
 
@@ -530,13 +557,6 @@ LEARNER_TAGS = (
 """Metrics of an update; each is explained in docs/metrics.md."""
 
 
-def _rows(values: Tensor, agents: Sequence[int] | Tensor | None) -> Tensor:
-    """The given agents' rows of [A, ...], all where None."""
-    return values if agents is None else values[torch.as_tensor(agents, device=values.device)]
-
-
-def _spread(values: Tensor, agents: Sequence[int], num: int) -> Tensor:
-    """Values [K] of some agents as [A], NaN for the others."""
-    out = torch.full((num,), math.nan, device=values.device)
-    out[list(agents)] = values
-    return out
+def _some(agents: Sequence[int], num: int) -> tuple[int, ...] | None:
+    """None where they are all."""
+    return None if len(agents) == num else tuple(agents)

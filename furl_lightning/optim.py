@@ -28,11 +28,13 @@ class PopulationAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        # "fused" has the base class restore step counts to the parameters' device, where the kernel wants them.
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "fused": True})
+        self._together = True
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p] = {
-                    "step": torch.zeros(p.shape[0]),
+                    "step": torch.zeros(p.shape[0], device=p.device),
                     "exp_avg": torch.zeros_like(p),
                     "exp_avg_sq": torch.zeros_like(p),
                 }
@@ -46,13 +48,14 @@ class PopulationAdam(torch.optim.Optimizer):
                 continue
             states = [self.state[p] for p in members]
             counts = states[0]["step"]
-            together = agents is None and bool((counts == counts[0]).all())
+            if agents is not None:
+                self._together = False
+            elif not _capturing(counts):  # a graph cannot look, but an ordinary step came before it
+                self._together = bool((counts == counts[0]).all())
+            together = self._together
             indices = range(len(counts)) if agents is None else agents
-            for state in states:
-                if together:
-                    state["step"] += 1
-                else:
-                    state["step"][list(indices)] += 1
+            steps = [s["step"][i] for s in states for i in ([0] if together else indices)]
+            torch._foreach_add_([s["step"] for s in states] if together else steps, 1.0)
             columns: list[list[Tensor]] = [
                 members,
                 # The kernel walks through memory: a gradient with other strides would be taken entry for wrong entry.
@@ -60,11 +63,8 @@ class PopulationAdam(torch.optim.Optimizer):
                 [s["exp_avg"] for s in states],
                 [s["exp_avg_sq"] for s in states],
             ]
-            if together:
-                steps = [s["step"][0].to(p.device) for s, p in zip(states, members, strict=True)]
-            else:
+            if not together:
                 columns = [[t[i] for t in column for i in indices] for column in columns]
-                steps = [s["step"][i].to(p.device) for s, p in zip(states, members, strict=True) for i in indices]
             # The kernel behind torch.optim.Adam(fused=True): one pass over the four arrays.
             params, grads, averages, squares = columns
             torch._fused_adam_(
@@ -82,3 +82,7 @@ class PopulationAdam(torch.optim.Optimizer):
                 amsgrad=False,
                 maximize=False,
             )
+
+
+def _capturing(values: Tensor) -> bool:
+    return values.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from furl_lightning.members import index_of
 from furl_lightning.networks import MIN_STD, Actor, TwinCritic, reset_parameters
 from furl_lightning.optim import PopulationAdam
 
@@ -140,7 +141,7 @@ class SAC(nn.Module):
             Means over the batch before the update, each [K]: critic_loss, actor_loss, alpha_loss,
             alpha, q (mean of the smaller one of both), q_max, log_prob.
         """
-        index = None if agents is None else torch.as_tensor(agents, device=reward.device)
+        index = index_of(agents, reward.device)
         observation, next_observation = batch["observation"], batch["next_observation"]
         log_alpha = self.log_alpha if index is None else self.log_alpha.index_select(0, index)
         alpha = log_alpha.detach().exp()

@@ -300,7 +300,7 @@ def check_furl(folder: Path, num: int, at: int) -> None:
         module._align = lambda *_: (cosine, {})  # type: ignore[method-assign]
         noise = torch.stack([batch["eps_actor"], batch["eps_next"]] * 2, 1)
         renamed = {name.removesuffix("s"): values for name, values in batch.items() if not name.startswith("eps")}
-        measured = module.update(Batch(renamed, [], None), [], noise)
+        measured = module.update(Batch(renamed, [], None, []), [], noise)
         out = {ours: measured[f"sac/{ours}/vlm_agent"] for ours in (*SAC_OUTPUTS.values(), "q", "q_max")}
         return {**out, "rvlm_reward": mixed[-1]}
 
@@ -579,9 +579,7 @@ def test_update_in_bfloat16_is_near(made_here: Path) -> None:
         assert hidden.dtype == torch.bfloat16, "nothing was rounded"
         for name, values in exact.items():
             assert near[name].dtype == torch.float32
-            torch.testing.assert_close(
-                near[name], values, rtol=0.05, atol=0.02, msg=lambda text, n=name: f"{n}: {text}"
-            )
+            torch.testing.assert_close(near[name], values, rtol=0.05, atol=0.02)
     for ours, theirs in zip(twin.parameters(), agent.parameters(), strict=True):
         assert ours.dtype == torch.float32
         assert float((ours - theirs).detach().abs().max()) <= 2 * lr * recording.value("steps")

@@ -61,16 +61,19 @@ class Learner:
         self.optimizers = self.module.configure_optimizers()
         self.module._optimizers = lambda: self.optimizers  # type: ignore[method-assign]
 
-    def learn(self, updates: list[tuple[dict[str, Tensor], Triple]]) -> list[dict[str, Tensor]]:
+    def learn(
+        self, updates: list[tuple[dict[str, Tensor], Triple]], phases: list[tuple[list[int], list[int]]] = PHASES
+    ) -> list[dict[str, Tensor]]:
         """Make the updates, each with all three agents' transitions and triples; returns the metrics."""
         out = []
-        for (transitions, triple), (after, relaying) in zip(updates, PHASES, strict=True):
+        for (transitions, triple), (after, relaying) in zip(updates, phases, strict=True):
             own = {name: values[self.members] for name, values in transitions.items()}
             rows = [self.members.index(i) for i in after if i in self.members]
             chosen = Triple(*(frames[self.members][rows] for frames in triple)) if rows else None
+            before = [row for row, i in enumerate(self.members) if row not in rows and i != NO_GOAL_IMAGE]
             assert self.module.relay is not None
             self.module.relay.active = torch.tensor([i in relaying for i in self.members])
-            out.append(self.module.update(Batch(own, rows, chosen), self.generators))
+            out.append(self.module.update(Batch(own, rows, chosen, before), self.generators))
         return out
 
     def of(self, member: int) -> dict[str, Tensor]:
@@ -83,11 +86,11 @@ class Learner:
         return {name: values.clone() for name, values in out.items()}
 
 
-def make_updates() -> list[tuple[dict[str, Tensor], Triple]]:
+def make_updates(count: int = len(PHASES)) -> list[tuple[dict[str, Tensor], Triple]]:
     g = torch.Generator().manual_seed(7)
     num = len(AGENTS)
     out = []
-    for _ in PHASES:
+    for _ in range(count):
         transitions = {
             "observation": torch.randn(num, SIZE, OBS_DIM, generator=g),
             "next_observation": torch.randn(num, SIZE, OBS_DIM, generator=g),

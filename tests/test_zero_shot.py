@@ -129,7 +129,7 @@ def test_the_learner_is_paid_zero_shot(settings: dict[str, object]) -> None:
         return update(batch, reward, *rest)
 
     module.vlm_agent.update = spy  # type: ignore[method-assign,assignment]
-    measured = module.update(Batch(transitions, [], None), Randomness(module.agents).learning)
+    measured = module.update(Batch(transitions, [], None, []), Randomness(module.agents).learning)
     text = torch.stack([FakeVLM().encode_texts([INSTRUCTIONS[agent.task]])[0] for agent in module.agents])
     expected = F.cosine_similarity(transitions["embedding"], text[:, None], dim=-1)
     if settings["reward"] == "goal_baseline":
