@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from furl_lightning.encoder import SMALLEST, FrameStack, draw_shifts, random_shi
 from furl_lightning.env import MetaWorldEnv, RewardKind
 from furl_lightning.fleet import SimulatorSettings
 from furl_lightning.journal import Journal
+from furl_lightning.learner import Learner
 from furl_lightning.pixel_replay import PixelReplay
 from furl_lightning.policy import ExplorationPolicy, RelayPolicy, SoloPolicy
 from furl_lightning.prompts import Prompt, sentences_of
@@ -36,9 +37,6 @@ from furl_lightning.simulator import GoalMode, first_success_frame
 from furl_lightning.success_memory import LagRule, SuccessMemory
 from furl_lightning.successful_episodes import SuccessfulEpisodes
 from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
-
-if TYPE_CHECKING:
-    from furl_lightning.module import FuRLModule
 
 ReplayStorage = Literal["memory", "disk"]
 ObservationKind = Literal["state", "pixels"]
@@ -233,7 +231,7 @@ class FuRLDataModule(LightningDataModule):
 
     # -- the pieces, made when training begins
 
-    def prepare_for(self, module: FuRLModule) -> None:
+    def prepare_for(self, module: Learner) -> None:
         """Leave out what the module's method does not use.
 
         Raises:
@@ -256,7 +254,7 @@ class FuRLDataModule(LightningDataModule):
         if module.vlm is None and self.frame_size is None:
             self.settings = replace(self.settings, render=None)
 
-    def connect(self, module: FuRLModule) -> None:
+    def connect(self, module: Learner) -> None:
         """Make environments, collector, replay buffer and memory around the module's policies."""
         self._module = module
         device, num = module.device, len(self.agents)
@@ -315,7 +313,7 @@ class FuRLDataModule(LightningDataModule):
             return None
         return (self.run_folder or Path(tempfile.mkdtemp())) / "replay"
 
-    def _fields(self, module: FuRLModule) -> list[str]:
+    def _fields(self, module: Learner) -> list[str]:
         """What the method needs of a step."""
         absent = {"embedding": module.vlm is None, "goal_distance": not self.goal_image}
         if self.frame_size is not None:
@@ -327,7 +325,7 @@ class FuRLDataModule(LightningDataModule):
         """What a policy that sees pixels needs to see them; one for each policy."""
         return None if self.frame_size is None else FrameStack()
 
-    def _policy(self, module: FuRLModule) -> ExplorationPolicy:
+    def _policy(self, module: Learner) -> ExplorationPolicy:
         if module.relay is None:
             noise = module.sac_noise if module.vlm_agent is None else 0.0
             return SoloPolicy(module.evaluated_agent, self.randomness, self.start_steps, noise, self.frame_stack())
@@ -342,7 +340,7 @@ class FuRLDataModule(LightningDataModule):
             self.frame_stack(),
         )
 
-    def _embed_goals(self, module: FuRLModule) -> Tensor:
+    def _embed_goals(self, module: Learner) -> Tensor:
         """The goal images' embeddings [A, D]; NaN where the expert fails.
 
         The images are left as PNG in the run's folder, to be looked at.
