@@ -6,7 +6,6 @@ Imports nothing heavy: this is what a scheduler's workers load.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
@@ -102,7 +101,7 @@ def run(trial: Trial, place: Place, report: Report) -> bool:
         if newest is not None and steps_of(newest) >= trial.env_steps:  # only the news of it was lost
             return True
         with tempfile.TemporaryDirectory(prefix="furl-sweep-") as configs, log.open("ab") as output:
-            command = [sys.executable, "-m", "furl_lightning.trial", str(os.getpid())]
+            command = [sys.executable, "-m", "furl_lightning.fit_process", str(os.getpid())]
             for number, text in enumerate(trial.configs):
                 path = Path(configs) / f"{number}.yaml"
                 path.write_text(text)
@@ -227,20 +226,3 @@ def last_line(log: Path, begun: int = 0) -> str:
         file.seek(begun)
         lines = [" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if line), "")
-
-
-def _fit() -> None:
-    """``furl-fit`` as a child that ends with its parent, whose process id is the first argument."""
-    parent = int(sys.argv.pop(1))
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # Ray's workers are deaf to Ctrl-C, and we inherit that
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before that
-            return
-    from furl_lightning.cli import furl_fit
-
-    furl_fit()
-
-
-if __name__ == "__main__":
-    _fit()
