@@ -292,6 +292,7 @@ class FuRLModule(LightningModule):
             members: who learns what.
             inputs: the batch's transitions, ``noise``, and ``positive``, ``lag`` and ``negative`` of the triple.
         """
+        torch.clear_autocast_cache()  # it would hold the parameters of the update before
         vlm_optimizer, sac_optimizer, reward_optimizer = self._optimizers()
         noise, num = inputs["noise"], len(inputs["reward"])
         measured: dict[str, Tensor] = {}

@@ -28,7 +28,7 @@ SMALL = {
     "data.tasks": "[drawer-close]",
     "data.seeds": "[0]",
     "data.env_steps": "600",
-    "data.start_steps": "100",
+    "data.start_steps": "300",
     "data.steps_per_iteration": "1",
     "data.num_workers": "0",
     "data.overlap": "false",

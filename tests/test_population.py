@@ -143,6 +143,19 @@ def test_population_of_3_learns_as_3_of_1() -> None:
         assert all(not torch.equal(theirs[n], start[n]) for n in parameters if "weight" in n and "sac" not in n)
 
 
+def test_updates_in_bfloat16_see_the_parameters_of_the_moment() -> None:
+    """Several updates in one autocast context, as in an iteration of several steps, are those in one context each."""
+    together, apart = Learner([0, 1, 2]), Learner([0, 1, 2])
+    updates = make_updates()
+    with torch.autocast("cpu", torch.bfloat16):
+        together.learn(updates)
+    for update, phase in zip(updates, PHASES, strict=True):
+        with torch.autocast("cpu", torch.bfloat16):
+            apart.learn([update], [phase])
+    for member in range(3):
+        assert_equal(together.of(member), apart.of(member))
+
+
 @pytest.mark.parametrize("by", [0.1, float("nan")], ids=["a-little", "nan"])
 @pytest.mark.parametrize("perturbed", range(3))
 def test_one_agents_batch_leaves_the_others_bit_equal(perturbed: int, by: float) -> None:
