@@ -46,6 +46,7 @@ HONOURED = {
     *("profiler", "deterministic", "benchmark", "detect_anomaly", "plugins"),
 }
 """Lightning's options that reach something in this loop; another one that is set is refused."""
+PRECISIONS = ("None", "32", "32-true", "bf16-mixed")
 INSTEAD = {
     **dict.fromkeys(["max_steps", "max_epochs", "min_steps", "min_epochs"], "the run's length is data.env_steps"),
     "limit_train_batches": "the run's length is data.env_steps",
@@ -93,10 +94,16 @@ class FitCLI(LightningCLI):
         parser.set_defaults({"model.vlm": {"class_path": "furl_lightning.vlm.Embedded"}})
 
     def before_instantiate_classes(self) -> None:
-        """Refuse what Lightning would refuse, on a machine without so many devices, in words of its own."""
+        """Refuse what Lightning would refuse or change, on some machines, in words of its own."""
         devices = self.config["trainer"]["devices"]
         if (isinstance(devices, int) and devices > 1) or (isinstance(devices, list) and len(devices) > 1):
             raise ValueError(ONE_DEVICE)
+        precision = self.config["trainer"]["precision"]
+        if str(precision) not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision must be 32-true or bf16-mixed, not {precision}: float16 would need scaled losses, "
+                "and parameters must stay in float32"
+            )
 
 
 class _Unmade(FitCLI):

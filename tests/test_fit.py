@@ -94,6 +94,8 @@ def test_agents_learn_and_sac_stops_with_the_relay(run: Run) -> None:
         (["--model.tau", "1.5"], "model.tau must be between 0 and 1, not 1.5"),
         (["--data.prompts", "{reach: touch it}"], "data.prompts names reach, not among data.tasks: drawer-close"),
         (["--trainer.devices", "2"], "trainer.devices must be 1"),
+        (["--trainer.precision", "16-mixed"], "trainer.precision must be 32-true or bf16-mixed, not 16-mixed"),
+        (["--data.overlap", "true"], "data.overlap true needs data.num_workers of at least 1"),
         (["--trainer.max_steps", "9"], "trainer.max_steps has no effect here; leave it out (the run's length is data."),
         (["--trainer.gradient_clip_val", "1.0"], "trainer.gradient_clip_val has no effect here"),
         (["--seed_everything", "3"], "each agent is seeded by its own; give --data.seeds"),
