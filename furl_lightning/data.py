@@ -152,7 +152,7 @@ class FuRLDataModule(LightningDataModule):
             if value < 0:
                 raise ValueError(f"data.{name} must not be negative, but is {value}")
         if overlap and not num_workers:
-            raise ValueError("data.overlap true needs data.num_workers of at least 1: who collects beside the learner?")
+            raise ValueError("data.overlap true needs data.num_workers of at least 1; set that, or data.overlap false")
         if save_top_k < 2:
             raise ValueError(f"data.save_top_k must be at least 2, not {save_top_k}: one to fall back on")
         if not 0 <= success_share < 1:

@@ -93,7 +93,7 @@ class _Share:
             self.arrays.truncated[i] = step.truncated
             self.arrays.seconds[i, 0] = next(clock)
             self._draw(i, simulator)
-            self.arrays.seconds[i, 1] = next(clock)
+            self.arrays.seconds[i, 1] = next(clock) if self.frames else 0.0
 
     def replay(self, actions: np.ndarray) -> None:
         """Step through recorded actions [T, rows, 4] without drawing, then draw once."""

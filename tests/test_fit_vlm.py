@@ -29,7 +29,8 @@ def test_quick_trains_with_a_clip_and_refuses_other_weights(tmp_path: Path, caps
     """conf/quick.yaml with a small random CLIP, shortened; the folder's weights are then exchanged."""
     clip = make_tiny_clip(tmp_path / "clip")
     argv = ["--config", str(ROOT / "conf/quick.yaml"), "--model.vlm", "CLIP", "--model.vlm.path", str(clip), *FEW]
-    argv += ["--runs", str(tmp_path / "runs"), "--name", "quick", "--data.num_workers", "0"]
+    argv += ["--runs", str(tmp_path / "runs"), "--name", "quick"]
+    argv += ["--data.num_workers", "0", "--data.overlap", "false"]
     argv += ["--data.seeds", "[0]", "--data.start_steps", "500", "--data.eval_every", "10000"]
     assert fit([*argv, "--data.env_steps", "600"]) == 0
     folder = tmp_path / "runs" / "quick"
