@@ -388,8 +388,7 @@ class FuRLDataModule(LightningDataModule):
             if self._ahead is None:
                 if not self._actors_taken:
                     self.policy.refresh()
-                self._begin(collected)
-            assert self._ahead is not None
+                self._ahead = self._collecting.submit(next, collected)
             rollout, self._ahead, self._actors_taken = self._ahead.result(), None, False
             embedding_seconds = self._store(rollout)
             self._seconds["embed"] += embedding_seconds
@@ -400,13 +399,9 @@ class FuRLDataModule(LightningDataModule):
                 self.policy.refresh()
                 self._actors_taken = True
                 if self.env_steps < self.env_steps_total:
-                    self._begin(collected)
+                    self._exploration = self.randomness.state_dict(["exploration"])
+                    self._ahead = self._collecting.submit(next, collected)
             yield Iteration(self.env_steps, updates, episode)
-
-    def _begin(self, collected: Iterator[TensorDictBase]) -> None:
-        """Send for the next steps."""
-        self._exploration = self.randomness.state_dict(["exploration"])
-        self._ahead = self._collecting.submit(next, collected)
 
     def _store(self, rollout: TensorDictBase) -> float:
         """Embed a rollout [A, T] in one call and append it; returns the seconds spent embedding."""

@@ -277,7 +277,7 @@ class FuRLModule(LightningModule):
         if batch.triple is not None:
             inputs |= {name: values.to(device) for name, values in batch.triple._asdict().items()}
         members = Members(
-            relaying=_some(self._sac_learns().nonzero().flatten().tolist(), num) if self.sac_agent is not None else (),
+            relaying=_some(self._sac_learns().nonzero().flatten().tolist(), num),
             after=_some(batch.success_agents, num),
             before=_some(batch.goal_agents, num),
         )
