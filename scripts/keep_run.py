@@ -1,0 +1,65 @@
+"""Keep what a figure needs of a run: its configuration, its evaluations and curves, and where they come from.
+
+    python scripts/keep_run.py runs/sac results/mine --steps 20000 --command 'furl-fit ...' --commit "$(git rev-parse HEAD)"
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+KEPT = ("eval/", "train/success", "perf/env_steps_per_s", "memory/", "relay/", "alignment/", "reward/")
+"""Beginnings of the metrics that are kept; furl-report reads a folder of them like a run."""
+
+
+def keep(run: Path, into: Path, steps: int, command: str, commit: str) -> Path:
+    """Write a run's ``config.yaml``, ``metrics.csv`` and ``source.yaml`` into ``into/<its name>``, and return that.
+
+    ``source.yaml`` lists what made it: one entry for each call that went on with the run.
+    """
+    out = into / run.name
+    out.mkdir(parents=True, exist_ok=True)
+    newest = max(run.glob("config*.yaml"), key=lambda path: (len(path.name), path.name))
+    shutil.copyfile(newest, out / "config.yaml")
+    with (run / "metrics.csv").open(newline="") as file, (out / "metrics.csv").open("w", newline="") as kept:
+        rows = csv.reader(file)
+        writer = csv.writer(kept, lineterminator="\n")
+        writer.writerow(next(rows))
+        writer.writerows(row for row in rows if row[1].startswith(KEPT))
+    listed = out / "source.yaml"
+    made = yaml.safe_load(listed.read_text()) if listed.exists() else []
+    made.append({"steps": steps, "command": command, "commit": commit, "machine": machine()})
+    listed.write_text(yaml.safe_dump(made, sort_keys=False, width=1000))
+    return out
+
+
+def machine() -> str:
+    """This machine and the libraries that decide a result, in one line."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next((line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")), "")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchrl", "mujoco", "metaworld"))
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores ({model or platform.machine()}), Python {platform.python_version()}, {libraries}"
+
+
+def main() -> None:
+    """Run from the command line."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("run", type=Path)
+    flags.add_argument("into", type=Path)
+    flags.add_argument("--steps", type=int, required=True)
+    flags.add_argument("--command", required=True)
+    flags.add_argument("--commit", required=True)
+    given = flags.parse_args()
+    print(f"kept: {keep(given.run, given.into, given.steps, given.command, given.commit)}")
+
+
+if __name__ == "__main__":
+    main()
