@@ -8,6 +8,7 @@ import math
 import os
 import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from furl_lightning.trial import NOWHERE, Place, Trial
 LOOPBACK = ("127.0.0.1", "::1")
 State = Literal["waiting", "running", "finished", "failed"]
 POLL_SECONDS = 1.0
+CONNECT_SECONDS = 5.0
 LOST_SECONDS = 60.0
 """A trial that has said nothing for so long is not waited for when the sweep is stopped."""
 
@@ -136,7 +138,8 @@ def _ray(address: str | None, num_cpus: int | None, plan: Sweep) -> Iterator[Non
             if ray.util.get_node_ip_address() not in LOOPBACK:
                 raise RuntimeError(f"Ray {ray.__version__} does not keep to the loopback; install ray 2.60")
         else:
-            ray.init(address=address, **quiet)
+            with _constants(ENABLE_RAY_CLUSTER=not _on_loopback(address), NUM_REDIS_GET_RETRIES=1):  # tries of 40 s
+                ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise BadInput(f"no Ray at {address or 'this machine'}: {' '.join(str(error).split())}") from error
     try:
@@ -158,17 +161,50 @@ def _alone() -> Iterator[None]:
     What its makers made for macOS makes its servers listen to the loopback alone. And its first node asks a cloud's
     metadata server where it is, usage statistics or not: a proxy that does not exist keeps that on this machine.
     """
-    from ray._private import ray_constants
-
-    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     proxied = "http_proxy" in os.environ
     os.environ.setdefault("http_proxy", NOWHERE)
     try:
-        yield
+        with _constants(ENABLE_RAY_CLUSTER=False):
+            yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = clusters
         if not proxied:
             del os.environ["http_proxy"]
+
+
+@contextmanager
+def _constants(**changed: Any) -> Iterator[None]:
+    """Have constants of Ray, for which it has no options, be others meanwhile."""
+    from ray._private import ray_constants
+
+    before = {name: getattr(ray_constants, name) for name in changed}
+    for name, value in changed.items():
+        setattr(ray_constants, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(ray_constants, name, value)
+
+
+def _on_loopback(address: str) -> bool:
+    """Whether the cluster at an address listens to the loopback alone.
+
+    Ray takes every loopback address for this machine's address on its network, and would look there without end.
+
+    Raises:
+        ConnectionError: nothing listens at the address.
+    """
+    from ray._private import services
+
+    for alone in (False, True):
+        with _constants(ENABLE_RAY_CLUSTER=not alone):
+            host, _, port = services.canonicalize_bootstrap_address_or_die(address).rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        except OSError:
+            continue
+        return alone
+    raise ConnectionError("nothing listens there; give the address that ray start --head printed")
 
 
 def _run(plan: Sweep, place: Place, ledger: _Ledger, stopping: Stopping) -> None:

@@ -360,6 +360,8 @@ BAD = {
     "--name a/b": "--name must be a plain folder name such as 'paper', not 'a/b'",
     "--resume": "there is no sweep to go on with in ",
     "--address ray://127.0.0.1:1": "--address takes auto or HOST:PORT",
+    "--address 127.0.0.1:1": "no Ray at 127.0.0.1:1: nothing listens there; give the address that ray start --head ",
+    "--address nohost": "no Ray at nohost: ",
     "--address 127.0.0.1:1 --num_cpus 2": "--num_cpus is of a Ray that is started here",
 }
 
