@@ -202,6 +202,14 @@ class Bench:
         moved = sum(map(adam_bytes, optimizers)) + 2 * target + BATCH * (2 * transition + 6 * vlm.width * num)
         self.part(num, name, WHOLE, whole, moved)
 
+        def rounded() -> None:  # what --trainer.precision bf16-mixed does
+            with torch.autocast(self.device.type, torch.bfloat16):
+                whole()
+
+        exact = self.rows[-1].time
+        seconds = self.time(rounded)
+        self.add(Row(num, name, WHOLE + ", bf16-mixed", 1e3 * seconds, None, f"{exact / seconds / 1e3:.2f} x float32"))
+
     def embedding(self, num: int, vlm: VLM, name: str, precision: str) -> None:
         """Frames of one step of all agents, and of ten steps."""
         for frames in (num, 10 * num):
@@ -346,7 +354,7 @@ def make_vlm(name: str, folder: Path, precision: Precision) -> tuple[VLM, list[s
 
 def draw(rows: Sequence[Row], vlm: str, path: Path) -> None:
     """Time of one agent's step by part, over the number of agents."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
     axes = figure.subplots()
     sizes = sorted({row.agents for row in rows})
     most = max(int(row.part.split()[1]) for row in rows if row.part.startswith("collect"))
@@ -361,11 +369,12 @@ def draw(rows: Sequence[Row], vlm: str, path: Path) -> None:
         times = {row.agents: row.time / row.agents for row in rows if row.vlm in ("", vlm)
                  and row.part == part.format(row.agents)}  # fmt: skip
         axes.plot(sizes, [times[num] for num in sizes], "o-", label=label)
-    axes.set(xscale="log", yscale="log", xlabel="agents", ylabel="ms per agent and step")
+    axes.set(xscale="log", xlabel="agents", ylabel="ms per agent and step")
+    axes.set_ylim(bottom=0.0)
     axes.set_xticks(sizes, [str(num) for num in sizes], minor=False)
     axes.minorticks_off()
     axes.grid(True, alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=120)
 
 

@@ -4,8 +4,9 @@
 #   scripts/evidence.sh            goes on where it was stopped; days on two cores, so stop it when you like
 #   scripts/evidence.sh report     only makes tables and curves anew, from results/
 #
-# Partial results are useful early: a block is all methods on one task, short blocks come before long ones, the four
-# first tasks before the others, fixed goals before random ones. A longer run goes on from a shorter one's checkpoint.
+# Partial results are useful early: a block is some methods on one task; short blocks come before long ones, SAC and FuRL
+# before the parts of FuRL, the four first tasks before the others, fixed goals before random ones. A longer run goes on
+# from a shorter one's checkpoint.
 # RUNS (default runs/evidence) is where the checkpoints lie.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +16,7 @@ other_tasks="reach push pick-place door-open peg-insert-side window-open"
 commit=$(git rev-parse HEAD)
 git diff --quiet HEAD -- furl_lightning conf || commit+=" with changes"
 
-fit() { # FOLDER-OF-RESULTS NAME TASK STEPS CONFIG...
+fit() { # FOLDER NAME TASK STEPS CONFIG...
     local results=results/$1 name=$2-$3 task=$3 steps=$4 configs=() resume=()
     grep -qs "^- steps: $steps$" "$results/$name/source.yaml" && return
     for config in "${@:5}"; do configs+=(--config "conf/$config.yaml"); done
@@ -25,27 +26,22 @@ fit() { # FOLDER-OF-RESULTS NAME TASK STEPS CONFIG...
     python scripts/keep_run.py "$runs/$1/$name" "$results" --steps "$steps" --command "${command[*]}" --commit "$commit"
 }
 
-block() { # GOAL STEPS TASK
-    for method in sac furl vlm relay; do
+block() { # GOAL STEPS TASK METHOD...
+    for method in "${@:4}"; do
         fit "$1" "$method" "$3" "$2" "evidence/$1" "method/$method"
     done
     python scripts/evidence_report.py
 }
 
-learner() { # STEPS METHOD: the published learner beside ours
-    fit learner "$2-published" drawer-close "$1" evidence/fixed "method/$2" evidence/published_learner
-    fit learner "$2-batch_256" drawer-close "$1" evidence/fixed "method/$2" evidence/batch_256
-}
-
 if [ "${1:-}" = report ]; then
     exec python scripts/evidence_report.py
 fi
-block fixed 20000 drawer-close
-learner 30000 sac
-for task in $first_tasks; do block fixed 20000 "$task"; done
-learner 30000 furl
-for steps in 60000 250000; do
-    for task in $first_tasks; do block fixed "$steps" "$task"; done
+block fixed 20000 drawer-close sac furl vlm relay
+fit learner sac-published drawer-close 30000 evidence/fixed method/sac evidence/published_learner
+for task in $first_tasks; do block fixed 20000 "$task" sac furl; done
+fit learner furl-published drawer-close 30000 evidence/fixed method/furl evidence/published_learner
+for steps in 20000 60000 250000; do
+    for task in $first_tasks; do block fixed "$steps" "$task" sac furl vlm relay; done
 done
-for task in $other_tasks; do block fixed 250000 "$task"; done
-for task in $first_tasks $other_tasks; do block random 250000 "$task"; done
+for task in $other_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
+for task in $first_tasks $other_tasks; do block random 250000 "$task" sac furl vlm relay; done

@@ -1,6 +1,7 @@
-"""Make the README's table and curves anew from ``results/evidence``, by furl-report.
+"""Make the README's table and curves anew from ``results/``, by furl-report.
 
-Compared are the tasks on which every method has a run; what else there is waits until its block is whole.
+Tasks that have been run with the same methods are compared with each other; a method that has no run of a task yet
+has a dash there.
 """
 
 from __future__ import annotations
@@ -9,65 +10,68 @@ import csv
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from furl_lightning.report_command import report
 from furl_lightning.run_metrics import Run, method, read
 
 ROOT = Path(__file__).resolve().parent.parent
-GOALS = ("fixed", "random")
-LABELS = ("SAC=sac-*", "FuRL=furl-*", "VLM=vlm-*", "Relay=relay-*")
+METHODS = ("SAC", "VLM", "Relay", "FuRL")
+EPISODES = {"fixed": "one episode, as every episode of a deterministic policy is the same", "random": "ten episodes"}
 
 
-def shared_tasks(runs: list[Run]) -> list[str]:
-    """The tasks that all methods have, in the order of the first method's runs."""
-    tasks: dict[str, list[str]] = defaultdict(list)
+def alike(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
+    """Runs by the methods that their task has been run with; of one task each."""
+    methods: dict[str, set[str]] = defaultdict(set)
     for run in runs:
-        tasks[method(run.settings)].extend(dict.fromkeys(agent.task for agent in run.agents))
-    first, *others = tasks.values()
-    return [task for task in first if all(task in other for other in others)]
+        methods[run.agents[0].task].add(method(run.settings))
+    found: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        found[tuple(name for name in METHODS if name in methods[run.agents[0].task])].append(run)
+    return dict(sorted(found.items(), key=lambda entry: -len(entry[0])))
 
 
-def table(csv_file: Path, runs: list[Run]) -> str:
-    """Task by method, success in % of the last evaluation, as Markdown."""
-    rates: dict[str, dict[str, str]] = defaultdict(dict)
-    seeds = set()
-    with csv_file.open(newline="") as file:
-        for row in csv.DictReader(file):
-            spread = "" if row["deviation"] == "nan" else f" ± {100 * float(row['deviation']):.0f}"
-            rates[row["task"]][row["method"]] = f"{100 * float(row['success']):.0f}{spread}"
-            seeds.add(int(row["seeds"]))
-    names = list(next(iter(rates.values())))
-    reached = {task: {run.evaluated for run in runs if any(a.task == task for a in run.agents)} for task in rates}
-    lines = [f"| task | steps | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
-    for task, row in rates.items():
-        steps = " to ".join(f"{step:,}" for step in sorted({min(reached[task]), max(reached[task])}))
-        lines.append(f"| {task} | {steps} | {' | '.join(row[name] for name in names)} |")
-    episodes = "one episode" if runs[0].goal == "fixed" else "ten episodes"
-    counted = "-".join(str(n) for n in sorted({min(seeds), max(seeds)}))
-    lines += ["", f"Success in % (± standard deviation) of {counted} seeds, {episodes} each, {runs[0].goal} goals:"]
-    return "\n".join(lines)
+def compare(runs: Sequence[Run], picture: Path) -> list[str]:
+    """Have furl-report compare runs, keep its curves, and return its table's rows in Markdown."""
+    with tempfile.TemporaryDirectory() as folder:
+        labels = [f"{name}={name.lower()}-*" for name in {method(run.settings) for run in runs}]
+        if report([*(str(run.folder) for run in runs), "--out", folder, "--label", *labels]):
+            raise SystemExit(1)
+        out = Path(folder)
+        shutil.copyfile(next(out.glob("curves-*.png")), picture)
+        with (out / "table.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        rates = {row["method"]: row for row in rows if row["task"] == task}
+        steps = sorted({run.evaluated for run in runs if run.agents[0].task == task})
+        cells = [task, " or ".join(f"{number:,}" for number in steps)]
+        cells += [_rate(rates[name]) if name in rates else "-" for name in METHODS]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _rate(row: dict[str, str]) -> str:
+    return f"{100 * float(row['success']):.0f} ± {100 * float(row['deviation']):.0f} ({row['seeds']})"
 
 
 def main() -> None:
-    """Write ``docs/pictures/evidence-GOAL.png`` and the README's part between the marks."""
+    """Write ``docs/pictures/evidence-*.png`` and the README's part between the marks."""
     parts = []
-    for goal in GOALS:
-        folders = [path.parent for path in sorted((ROOT / "results" / goal).glob("*/source.yaml"))]
-        if not folders:
+    for goal, episodes in EPISODES.items():
+        runs = [read(path.parent) for path in sorted((ROOT / "results" / goal).glob("*/source.yaml"))]
+        if not runs:
             continue
-        runs = [read(folder) for folder in folders]
-        tasks = shared_tasks(runs)
-        if not tasks:
-            continue
-        compared = [run for run in runs if all(agent.task in tasks for agent in run.agents)]
-        with tempfile.TemporaryDirectory() as out:
-            paths = [str(run.folder) for run in compared]
-            if report([*paths, "--out", out, "--tasks", *tasks, "--label", *LABELS]) != 0:
-                raise SystemExit(1)
-            picture = f"docs/pictures/evidence-{goal}.png"
-            shutil.copyfile(Path(out, f"curves-{goal}.png"), ROOT / picture)
-            parts.append(f"{table(Path(out, 'table.csv'), compared)}\n\n![success, {goal} goals]({picture})")
+        rows, pictures = [], []
+        for number, group in enumerate(alike(runs).values(), 1):
+            picture = ROOT / f"docs/pictures/evidence-{goal}-{number}.png"
+            rows += compare(group, picture)
+            tasks = ", ".join(dict.fromkeys(run.agents[0].task for run in group))
+            pictures.append(f"![success on {tasks}, {goal} goals]({picture.relative_to(ROOT)})")
+        head = f"| {goal} goals | steps | {' | '.join(METHODS)} |\n|---|---|{'---|' * len(METHODS)}"
+        about = f"Success in % at the last step ± standard deviation over seeds (their number), {episodes}."
+        parts.append("\n\n".join(["\n".join([head, *rows]), about, *pictures]))
     readme = ROOT / "README.md"
     before, begin, rest = readme.read_text().partition("<!-- evidence -->\n")
     _, end, after = rest.partition("<!-- /evidence -->\n")
