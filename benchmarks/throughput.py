@@ -37,7 +37,7 @@ from transformers.utils import logging as library_logging
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import vlm as full_size
-from furl_lightning.alignment import AlignedReward, Triple
+from furl_lightning.alignment import AlignedReward
 from furl_lightning.data import Batch
 from furl_lightning.env import MetaWorldEnv
 from furl_lightning.fit import fit
@@ -162,7 +162,7 @@ class Bench:
         replay = filled_replay(num, vlm.width, self.device)
         generators = randomness.learning
         embedding = torch.rand(num, BATCH, vlm.width, device=self.device)
-        triple = Triple(embedding, embedding.flip(1), embedding.flip(2))
+        triples = torch.stack([embedding, embedding.flip(1), embedding.flip(2)], 1)
 
         def sample() -> dict[str, Tensor]:
             transitions = replay.sample(BATCH, generators)
@@ -171,7 +171,7 @@ class Bench:
             return transitions
 
         def whole() -> None:
-            module.update(Batch(sample(), list(range(num)), triple, []), generators)
+            module.update(Batch(sample(), list(range(num)), triples, []), generators)
 
         steps = TensorDict(replay.steps(0, 1), [1, num]).clone()
         transition = replay.bytes_per_transition * num
@@ -186,8 +186,8 @@ class Bench:
             num,
             name,
             "heads: update",
-            lambda: reward.update_by_success(triple, optimizers[2]),
-            adam_bytes(optimizers[2]) + 4 * sum(part.nbytes for part in triple) / 3,
+            lambda: reward.update_by_success(triples, optimizers[2]),
+            adam_bytes(optimizers[2]) + 4 * triples.nbytes / 3,
         )
         target = 3 * sum(p.nbytes for p in sac.target_critic.parameters())
         self.part(

@@ -6,7 +6,6 @@ FuRL (arXiv 2406.00645), section 4.1. Shapes: A agents, B batch entries, D the V
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +14,6 @@ from torch import Tensor, nn
 from furl_lightning.members import index_of
 from furl_lightning.networks import PopulationMLP, reset_parameters
 from furl_lightning.optim import PopulationAdam
-
-
-class Triple(NamedTuple):
-    """Embeddings drawn from the success memory, each [A, B, D]."""
-
-    positive: Tensor  # on the way to a success, or at it
-    lag: Tensor  # the frame `gap` steps before the positive, in the same episode
-    negative: Tensor  # of an episode without success
 
 
 def goal_mask(distance: Tensor, l2_margin: float) -> Tensor:
@@ -120,16 +111,18 @@ class AlignedReward(nn.Module):
         return cosine.detach(), {"loss": loss.detach()}
 
     def update_by_success(
-        self, triple: Triple, optimizer: PopulationAdam, agents: Sequence[int] | None = None
+        self, triples: Tensor, optimizer: PopulationAdam, agents: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """One step of the success phase on triples [K, B, D]; means over the batch before it, each [K].
+        """One step of the success phase; means over the batch before it, each [K].
+
+        Args:
+            triples: embeddings of positives, lags and negatives [K, 3, B, D], from the success memory.
 
         Returns:
             loss (the sum), loss_negative, loss_lag, cos_positive, cos_lag, cos_negative.
         """
-        size = triple.positive.shape[1]
-        cosine = self(torch.cat(triple, 1), index_of(agents, triple.positive.device))
-        positive, lag, negative = cosine.split(size, 1)
+        cosine = self(triples.flatten(1, 2), index_of(agents, triples.device))
+        positive, lag, negative = cosine.unflatten(1, triples.shape[1:3]).unbind(1)
         loss_negative, loss_lag = success_loss(positive, lag, negative, self.margin)
         loss = loss_negative + loss_lag
         self._step(loss, optimizer, agents)

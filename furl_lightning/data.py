@@ -21,7 +21,6 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.collectors import Collector
 
-from furl_lightning.alignment import Triple
 from furl_lightning.encoder import SMALLEST, FrameStack, draw_shifts, random_shift
 from furl_lightning.env import MetaWorldEnv, RewardKind
 from furl_lightning.fleet import SimulatorSettings
@@ -67,7 +66,7 @@ class Batch:
 
     transitions: dict[str, Tensor]  # [A, B, ...], the replay buffer's fields in float32
     success_agents: list[int]  # the K agents past their first success
-    triple: Triple | None  # theirs, [K, B, D]
+    triples: Tensor | None  # theirs, [K, 3, B, D]: positives, lags, negatives
     goal_agents: list[int]  # those before it that have a goal image
 
 
@@ -472,9 +471,9 @@ class FuRLDataModule(LightningDataModule):
             transitions["next_observation"] = random_shift(frames[:, :, 1:], shift[:, 1])
         transitions["discount"] = 1.0 - transitions.pop("terminated").float()
         agents = self.memory.drawable.nonzero().flatten().tolist() if self._module.trains_heads else []
-        triple = self.memory.draw(agents, self.batch_size, generators) if agents else None
+        triples = self.memory.draw(agents, self.batch_size, generators) if agents else None
         goal_agents = [i for i in self._with_goal if i not in agents]
-        return Batch(transitions, agents, triple, goal_agents)
+        return Batch(transitions, agents, triples, goal_agents)
 
     def take_seconds(self) -> dict[str, float]:
         """Time spent by part since the last call.

@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from furl_lightning import __version__
-from furl_lightning.alignment import AlignedReward, Triple
+from furl_lightning.alignment import AlignedReward
 from furl_lightning.data import Batch, Episode, FuRLDataModule, Iteration
 from furl_lightning.encoder import ConvEncoder
 from furl_lightning.members import index_of, put_rows, rows_of, spread
@@ -274,8 +274,8 @@ class FuRLModule(LightningModule):
             noise = normal(generators, 2 * sum(a is not None for a in self._learners()[:2]), size, ACTION_DIM)
         inputs = {name: values.to(device) for name, values in batch.transitions.items()}
         inputs["noise"] = noise.to(device)
-        if batch.triple is not None:
-            inputs |= {name: values.to(device) for name, values in batch.triple._asdict().items()}
+        if batch.triples is not None:
+            inputs["triples"] = batch.triples.to(device)
         members = Members(
             relaying=_some(self._sac_learns().nonzero().flatten().tolist(), num),
             after=_some(batch.success_agents, num),
@@ -290,7 +290,7 @@ class FuRLModule(LightningModule):
 
         Args:
             members: who learns what.
-            inputs: the batch's transitions, ``noise``, and ``positive``, ``lag`` and ``negative`` of the triple.
+            inputs: the batch's transitions, ``noise``, and ``triples``.
         """
         torch.clear_autocast_cache()  # it would hold the parameters of the update before
         vlm_optimizer, sac_optimizer, reward_optimizer = self._optimizers()
@@ -381,8 +381,7 @@ class FuRLModule(LightningModule):
             cosine = put_rows(cosine, before, seen)
             measured["loss"] = spread(goal["loss"], before, num)
         if after is None or after:
-            triple = Triple(*(inputs[name] for name in Triple._fields))
-            for name, values in self.reward.update_by_success(triple, optimizer, after).items():
+            for name, values in self.reward.update_by_success(inputs["triples"], optimizer, after).items():
                 values = spread(values, after, num)
                 measured[name] = values.where(~values.isnan(), measured[name]) if name in measured else values
         return cosine, {f"alignment/{name}": values for name, values in measured.items()}

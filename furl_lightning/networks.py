@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NARROW = 8
+"""Columns up to which an output layer's products are made transposed, on the CPU."""
 MIN_STD = 1e-3
 """Added to the softplus of the actor's pre-std (the published code's value)."""
 
@@ -39,17 +42,39 @@ class PopulationLinear(nn.Module):
         bias: Tensor = self.bias
         if agents is not None:
             weight, bias = weight.index_select(0, agents), bias.index_select(0, agents)
+        narrow = self.output and x.device.type == "cpu" and weight.shape[-1] <= NARROW
+        product: Callable[[Tensor, Tensor, Tensor], Tensor] = _NarrowProduct.apply if narrow else torch.baddbmm
         if weight.dim() == 3:
-            return torch.baddbmm(bias, x, weight)
+            return product(bias, x, weight)
         members = weight.shape[:-2]
-        y = torch.baddbmm(bias.flatten(0, -3), x.flatten(0, -3), weight.flatten(0, -3))
-        return y.unflatten(0, members)
+        return product(bias.flatten(0, -3), x.flatten(0, -3), weight.flatten(0, -3)).unflatten(0, members)
 
     @torch.no_grad()
     def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
         """LeCun-normal weights (truncated at two deviations), zero biases; one generator an agent."""
         self.bias.zero_()
         _draw_lecun_normal(self.weight, self.weight.shape[-2], generators)
+
+
+class _NarrowProduct(torch.autograd.Function):
+    """``torch.baddbmm(bias, x, weight)`` of few columns, transposed: processors make few rows 4 to 10 times as fast."""
+
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, weight = ctx.saved_tensors
+        of_bias, of_x, of_weight = ctx.needs_input_grad
+        outer = torch.mul if weight.shape[-1] == 1 else torch.bmm
+        return (
+            grad.sum(1, keepdim=True) if of_bias else None,
+            outer(grad, weight.mT) if of_x else None,
+            torch.bmm(grad.mT, x).mT.contiguous() if of_weight else None,
+        )
 
 
 class PopulationConv2d(nn.Module):

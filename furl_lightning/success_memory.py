@@ -18,8 +18,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from furl_lightning.alignment import Triple
-
 LagRule = Literal["ring", "published"]
 
 
@@ -119,8 +117,8 @@ class SuccessMemory:
         self.valid[agent, : len(places)] = places.int()
         self.valid_written[agent] = len(places)
 
-    def draw(self, agents: Sequence[int], batch_size: int, generators: Sequence[torch.Generator]) -> Triple:
-        """Uniform triples for K agents that are drawable, each [K, B, D] in float32.
+    def draw(self, agents: Sequence[int], batch_size: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """Uniform triples for K agents that are drawable, [K, 3, B, D] in float32; see :meth:`triples`.
 
         ``generators`` are those of all A agents.
         """
@@ -131,21 +129,25 @@ class SuccessMemory:
             negative_index.append(torch.randint(int(self.negatives[agent]), (batch_size,), generator=generator))
         return self.triples(agents, torch.stack(valid_index), torch.stack(negative_index))
 
-    def triples(self, agents: Sequence[int], valid_index: Tensor, negative_index: Tensor) -> Triple:
-        """Triples [K, B, D] for draws given as places in the valid list and in the negatives, [K, B]."""
+    def triples(self, agents: Sequence[int], valid_index: Tensor, negative_index: Tensor) -> Tensor:
+        """Triples for draws given as places in the valid list and in the negatives, [K, B].
+
+        Returns:
+            Embeddings [K, 3, B, D]: positives, their lags (the frames `gap` steps before, in the same episode), and
+            negatives, frames of episodes without success.
+        """
         agent = torch.as_tensor(agents)[:, None]
         place = self.valid[agent, valid_index].long()
         wrap = self.capacity if self.lag_rule == "ring" else self.valid_size[agent]
         lag = (place - self.gap) % wrap
-        return Triple(
-            self._gather(self.positive, agent, place),
-            self._gather(self.positive, agent, lag),
-            self._gather(self.negative, agent, negative_index),
-        )
-
-    def _gather(self, ring: Tensor, agent: Tensor, place: Tensor) -> Tensor:
-        flat = (agent * self.capacity + place).flatten().to(ring.device)
-        return ring.flatten(0, 1).index_select(0, flat).unflatten(0, place.shape).float()
+        shape = (len(agents), 3, place.shape[1], self.positive.shape[-1])
+        drawn = torch.empty(shape, dtype=torch.float32, device=self.positive.device)
+        for number, (ring, at) in enumerate(
+            ((self.positive, place), (self.positive, lag), (self.negative, negative_index))
+        ):
+            flat = (agent * self.capacity + at).flatten().to(ring.device)
+            drawn[:, number] = ring.flatten(0, 1).index_select(0, flat).unflatten(0, at.shape)
+        return drawn
 
     def counters(self) -> dict[str, Tensor]:
         """All but the embeddings, in a few bytes a frame."""

@@ -1,6 +1,6 @@
 """Keep what a figure needs of a run: its configuration, its evaluations and curves, and where they come from.
 
-    python scripts/keep_run.py runs/sac results/mine --steps 20000 --command 'furl-fit ...' --commit "$(git rev-parse HEAD)"
+python scripts/keep_run.py runs/sac results/mine --steps 20000 --command 'furl-fit ...' --commit "$(git rev-parse HEAD)"
 """
 
 from __future__ import annotations

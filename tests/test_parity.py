@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from furl_lightning import networks
-from furl_lightning.alignment import AlignedReward, Triple, goal_mask, success_loss
+from furl_lightning.alignment import AlignedReward, goal_mask, success_loss
 from furl_lightning.data import Batch
 from furl_lightning.module import FuRLModule
 from furl_lightning.networks import Actor, PopulationLinear, PopulationMLP
@@ -344,16 +344,17 @@ def check_reward_success(folder: Path, num: int, at: int) -> None:
     reward, optimizer, own = heads_of(recording, num, at)
     size, steps, lr = (recording.value(key) for key in ("batch_size", "steps", "lr"))
     for k in range(steps):
-        triple = Triple(
-            *(
+        triples = torch.stack(
+            [
                 among(recording.get(f"step{k}/{name}_embeddings", size, reward.text_embedding.shape[-1]), num, at)
                 for name in ("pos", "lag", "neg")
-            )
+            ],
+            1,
         )
         with torch.no_grad():
-            cosine = Triple(*(reward(embedding)[at] for embedding in triple))
-        assert_close(f"step{k}/reward_before", cosine.positive, recording.get(f"step{k}/reward_before", size))
-        measured = {name: values[at] for name, values in reward.update_by_success(triple, optimizer).items()}
+            positive, lag, negative = (reward(embedding)[at] for embedding in triples.unbind(1))
+        assert_close(f"step{k}/reward_before", positive, recording.get(f"step{k}/reward_before", size))
+        measured = {name: values[at] for name, values in reward.update_by_success(triples, optimizer).items()}
         scalars = {
             "pos_cosine": measured["cos_positive"], "lag_cosine": measured["cos_lag"],
             "neg_cosine": measured["cos_negative"], "neg_loss": measured["loss_negative"],
@@ -361,14 +362,14 @@ def check_reward_success(folder: Path, num: int, at: int) -> None:
         }  # fmt: skip
         assert_outputs("loss", measured["loss"], scalars["neg_loss"] + scalars["pos_loss"])
         # A triple for an agent gives the losses of each: [size] in place of their mean.
-        each = success_loss(cosine.positive[:, None], cosine.lag[:, None], cosine.negative[:, None], reward.margin)
-        for name, other, loss in (("neg", cosine.negative, each[0]), ("pos", cosine.lag, each[1])):
+        each = success_loss(positive[:, None], lag[:, None], negative[:, None], reward.margin)
+        for name, other, loss in (("neg", negative, each[0]), ("pos", lag, each[1])):
             scalars[f"{name}_loss_max"] = loss.max()
-            gate = other - cosine.positive + reward.margin
+            gate = other - positive + reward.margin
             recorded = float(recording.get(f"step{k}/out/{name}_num"))
             assert int((gate > 1e-6).sum()) <= recorded <= int((gate > -1e-6).sum()), f"step{k}/out/{name}_num"
             assert int((loss != 0).sum()) == int((gate > 0).sum())
-        for name, values in (("pos", cosine.positive), ("lag", cosine.lag), ("neg", cosine.negative)):
+        for name, values in (("pos", positive), ("lag", lag), ("neg", negative)):
             scalars[f"{name}_cosine_max"], scalars[f"{name}_cosine_min"] = values.max(), values.min()
         for name, ours in scalars.items():
             within = assert_close if "cosine" in name else assert_outputs
@@ -400,9 +401,9 @@ def check_memory(folder: Path, num: int, at: int) -> None:
         assert torch.equal(ours, recording.get(f"ep{episode}/sizes", 6)), f"ep{episode}/sizes"
     draws = recording.size(0, "sample_pos", "sample_lag", "sample_neg", "sample_neg_idx", "sample_valid_idx")
     valid_index, negative_index = (recording.get(f"sample_{n}_idx", draws) for n in ("valid", "neg"))
-    triple = memory.triples([at], valid_index[None], negative_index[None])
-    for name, ours in (("pos", triple.positive), ("lag", triple.lag), ("neg", triple.negative)):
-        assert torch.equal(ours[0, :, 0].long(), recording.get(f"sample_{name}", draws)), f"sample_{name}"
+    (triples,) = memory.triples([at], valid_index[None], negative_index[None])
+    for name, ours in zip(("pos", "lag", "neg"), triples, strict=True):
+        assert torch.equal(ours[:, 0].long(), recording.get(f"sample_{name}", draws)), f"sample_{name}"
 
 
 def check_relay(folder: Path, num: int, at: int) -> None:
@@ -553,8 +554,8 @@ def test_compiled_alignment_agrees_with_eager(made_here: Path) -> None:
         twin_cosine, twin_measured = by_goal(embedding, distance, twin_optimizer)
         assert_same({**twin_measured, "cosine": twin_cosine}, {**measured, "cosine": cosine})
         frames = (success.get(f"step{k}/{n}_embeddings", size, width) for n in ("pos", "lag", "neg"))
-        triple = Triple(*(among(f, 2, 0) for f in frames))
-        assert_same(by_success(triple, twin_optimizer), reward.update_by_success(triple, optimizer))
+        triples = torch.stack([among(f, 2, 0) for f in frames], 1)
+        assert_same(by_success(triples, twin_optimizer), reward.update_by_success(triples, optimizer))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2, "nothing was compiled"
     assert_same_parameters(twin, reward, goal.value("lr"))
 

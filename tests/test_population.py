@@ -10,9 +10,9 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from furl_lightning.alignment import Triple
 from furl_lightning.data import Batch
 from furl_lightning.module import FuRLModule
+from furl_lightning.networks import PopulationLinear
 from furl_lightning.optim import PopulationAdam
 from furl_lightning.randomness import Randomness
 from furl_lightning.relay import Relay
@@ -62,14 +62,14 @@ class Learner:
         self.module._optimizers = lambda: self.optimizers  # type: ignore[method-assign]
 
     def learn(
-        self, updates: list[tuple[dict[str, Tensor], Triple]], phases: list[tuple[list[int], list[int]]] = PHASES
+        self, updates: list[tuple[dict[str, Tensor], Tensor]], phases: list[tuple[list[int], list[int]]] = PHASES
     ) -> list[dict[str, Tensor]]:
         """Make the updates, each with all three agents' transitions and triples; returns the metrics."""
         out = []
-        for (transitions, triple), (after, relaying) in zip(updates, phases, strict=True):
+        for (transitions, triples), (after, relaying) in zip(updates, phases, strict=True):
             own = {name: values[self.members] for name, values in transitions.items()}
             rows = [self.members.index(i) for i in after if i in self.members]
-            chosen = Triple(*(frames[self.members][rows] for frames in triple)) if rows else None
+            chosen = triples[self.members][rows] if rows else None
             before = [row for row, i in enumerate(self.members) if row not in rows and i != NO_GOAL_IMAGE]
             assert self.module.relay is not None
             self.module.relay.active = torch.tensor([i in relaying for i in self.members])
@@ -86,7 +86,7 @@ class Learner:
         return {name: values.clone() for name, values in out.items()}
 
 
-def make_updates(count: int = len(PHASES)) -> list[tuple[dict[str, Tensor], Triple]]:
+def make_updates(count: int = len(PHASES)) -> list[tuple[dict[str, Tensor], Tensor]]:
     g = torch.Generator().manual_seed(7)
     num = len(AGENTS)
     out = []
@@ -101,7 +101,7 @@ def make_updates(count: int = len(PHASES)) -> list[tuple[dict[str, Tensor], Trip
             "goal_distance": 2 * torch.rand(num, SIZE, generator=g),
         }
         transitions["goal_distance"][NO_GOAL_IMAGE] = torch.nan
-        out.append((transitions, Triple(*torch.randn(3, num, SIZE, WIDTH, generator=g))))
+        out.append((transitions, torch.randn(num, 3, SIZE, WIDTH, generator=g)))
     return out
 
 
@@ -162,11 +162,10 @@ def test_one_agents_batch_leaves_the_others_bit_equal(perturbed: int, by: float)
     undisturbed, disturbed = Learner([0, 1, 2]), Learner([0, 1, 2])
     expected = undisturbed.learn(make_updates())
     updates = make_updates()
-    for transitions, triple in updates:
+    for transitions, triples in updates:
         for name in ("observation", "next_observation", "action", "reward", "embedding"):
             transitions[name][perturbed] += by
-        for frames in triple:
-            frames[perturbed] += by
+        triples[perturbed] += by
     metrics = disturbed.learn(updates)
     for i in range(3):
         if i == perturbed:
@@ -324,9 +323,9 @@ def test_ring_draws_lags_of_the_same_episode(gap: int) -> None:
         size = int(memory.valid_size[1])
         index = torch.arange(size)[None]
         if size:
-            triple = memory.triples([1], index, torch.zeros_like(index))
-            assert sorted(map(tuple, triple.positive[0].int().tolist())) == expected
-            assert torch.equal(triple.lag[0], triple.positive[0] - torch.tensor([0.0, gap]))
+            ((positive, lag, _),) = memory.triples([1], index, torch.zeros_like(index))
+            assert sorted(map(tuple, positive.int().tolist())) == expected
+            assert torch.equal(lag, positive - torch.tensor([0.0, gap]))
         else:
             assert not expected
     assert wrapped > 30
@@ -334,10 +333,25 @@ def test_ring_draws_lags_of_the_same_episode(gap: int) -> None:
     assert not memory.drawable.any()  # nothing has failed yet
     memory.add_episode(1, -torch.ones(length, 2), torch.zeros(length, dtype=torch.bool))
     assert memory.drawable.tolist() == [False, True]
-    drawn = memory.draw([1], 500, [torch.Generator(), torch.Generator()])
-    assert torch.equal(drawn.lag, drawn.positive - torch.tensor([0.0, gap]))
-    assert bool((drawn.negative == -1).all())
-    assert {tuple(row) for row in drawn.positive[0].int().tolist()} == set(expected)
+    ((positive, lag, negative),) = memory.draw([1], 500, [torch.Generator(), torch.Generator()])
+    assert torch.equal(lag, positive - torch.tensor([0.0, gap]))
+    assert bool((negative == -1).all())
+    assert {tuple(row) for row in positive.int().tolist()} == set(expected)
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_a_narrow_output_layer_is_the_plain_product(columns: int) -> None:
+    layer = PopulationLinear([3], 5, columns, output=True).double()
+    layer.reset_parameters([torch.Generator().manual_seed(i) for i in range(3)])
+    x = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(3, 7, columns, dtype=torch.float64)
+    ours, plain = layer(x), torch.baddbmm(layer.bias, x, layer.weight)
+    wrt = [x, layer.weight, layer.bias]
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(
+        torch.autograd.grad((ours * upstream).sum(), wrt), torch.autograd.grad((plain * upstream).sum(), wrt)
+    )
+    assert all(grad.is_contiguous() for grad in torch.autograd.grad(layer(x).sum(), wrt))
 
 
 def test_memory_draws_are_the_agents_own() -> None:
@@ -352,8 +366,7 @@ def test_memory_draws_are_the_agents_own() -> None:
     alone.add_episode(0, episodes[1, 0], success)
     alone.add_episode(0, episodes[1, 1], torch.zeros_like(success))
     own, all_three = Randomness(AGENTS[1:2]).learning, Randomness(AGENTS).learning
-    for frames, theirs in zip(together.draw([1, 2], 8, all_three), alone.draw([0], 8, own), strict=True):
-        assert torch.equal(frames[0], theirs[0])
+    assert torch.equal(together.draw([1, 2], 8, all_three)[0], alone.draw([0], 8, own)[0])
 
 
 def test_memory_refuses_another_width() -> None:
