@@ -15,9 +15,11 @@ from pathlib import Path
 
 from furl_lightning.report_command import report
 from furl_lightning.run_metrics import Run, method, read
+from furl_lightning.tasks import TASK_SETS
 
 ROOT = Path(__file__).resolve().parent.parent
-METHODS = ("SAC", "VLM", "Relay", "FuRL")
+METHODS = ("FuRL", "SAC", "VLM", "Relay")
+LEVEL = 0.8
 EPISODES = {"fixed": "one episode, as every episode of a deterministic policy is the same", "random": "ten episodes"}
 
 
@@ -40,44 +42,74 @@ def compare(runs: Sequence[Run], picture: Path) -> list[str]:
             raise SystemExit(1)
         out = Path(folder)
         shutil.copyfile(next(out.glob("curves-*.png")), picture)
-        with (out / "table.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows, curves = _table(out / "table.csv"), _table(out / "curves.csv")
     lines = []
-    for task in dict.fromkeys(row["task"] for row in rows):
+    for task in [task for task in TASK_SETS["mt10"] if any(run.agents[0].task == task for run in runs)]:
         rates = {row["method"]: row for row in rows if row["task"] == task}
         steps = sorted({run.evaluated for run in runs if run.agents[0].task == task})
         cells = [task, " or ".join(f"{number:,}" for number in steps)]
-        cells += [_rate(rates[name]) if name in rates else "-" for name in METHODS]
+        for name in METHODS:
+            means = [row for row in curves if row["task"] == task and row["method"] == name]
+            reached = [int(row["env_steps"]) for row in means if float(row["success"]) >= LEVEL]
+            cells.append(_rate(rates[name], min(reached, default=None)) if name in rates else "-")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _rate(row: dict[str, str]) -> str:
-    return f"{100 * float(row['success']):.0f} ± {100 * float(row['deviation']):.0f} ({row['seeds']})"
+def _place(run: Run) -> tuple[int, int]:
+    """Methods have the same colour in every figure, tasks an order of their own."""
+    return METHODS.index(method(run.settings)), TASK_SETS["mt10"].index(run.agents[0].task)
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _rate(row: dict[str, str], reached: int | None) -> str:
+    cell = f"{100 * float(row['success']):.0f} ± {100 * float(row['deviation']):.0f} ({row['seeds']})"
+    return cell if reached is None else f"{cell}, {reached:,}"
+
+
+def section(results: Path, pictures: Path) -> str:
+    """The README's part in Markdown; its figures are written into a folder."""
+    parts = []
+    for goal, episodes in EPISODES.items():
+        runs = sorted((read(path.parent) for path in (results / goal).glob("*/source.yaml")), key=_place)
+        rows, figures = [], []
+        for number, group in enumerate(alike(runs).values(), 1):
+            picture = f"evidence-{goal}-{number}.png"
+            rows += compare(group, pictures / picture)
+            tasks = ", ".join(dict.fromkeys(run.agents[0].task for run in group))
+            figures.append(f"![success on {tasks}, {goal} goals](docs/pictures/{picture})")
+        if rows:
+            head = f"| {goal} goals | steps | {' | '.join(METHODS)} |\n|---|---|{'---|' * len(METHODS)}"
+            about = (
+                f"Success in % at the last step ± standard deviation over seeds (their number), {episodes}; then the "
+                f"steps of the first evaluation with {100 * LEVEL:.0f} % or more."
+            )
+            parts.append("\n\n".join(["\n".join([head, *rows]), about, *figures]))
+    return "\n\n".join(parts) + "\n"
+
+
+def split(readme: str) -> tuple[str, str, str]:
+    """What comes before, in and after the README's part, marks left where they are.
+
+    Raises:
+        SystemExit: there is no such part.
+    """
+    before, begin, rest = readme.partition("<!-- evidence -->\n")
+    inner, end, after = rest.partition("<!-- /evidence -->\n")
+    if not (begin and end):
+        raise SystemExit("README.md has no part between <!-- evidence --> and <!-- /evidence -->")
+    return before + begin, inner, end + after
 
 
 def main() -> None:
-    """Write ``docs/pictures/evidence-*.png`` and the README's part between the marks."""
-    parts = []
-    for goal, episodes in EPISODES.items():
-        runs = [read(path.parent) for path in sorted((ROOT / "results" / goal).glob("*/source.yaml"))]
-        if not runs:
-            continue
-        rows, pictures = [], []
-        for number, group in enumerate(alike(runs).values(), 1):
-            picture = ROOT / f"docs/pictures/evidence-{goal}-{number}.png"
-            rows += compare(group, picture)
-            tasks = ", ".join(dict.fromkeys(run.agents[0].task for run in group))
-            pictures.append(f"![success on {tasks}, {goal} goals]({picture.relative_to(ROOT)})")
-        head = f"| {goal} goals | steps | {' | '.join(METHODS)} |\n|---|---|{'---|' * len(METHODS)}"
-        about = f"Success in % at the last step ± standard deviation over seeds (their number), {episodes}."
-        parts.append("\n\n".join(["\n".join([head, *rows]), about, *pictures]))
+    """Write the README's part and its figures."""
     readme = ROOT / "README.md"
-    before, begin, rest = readme.read_text().partition("<!-- evidence -->\n")
-    _, end, after = rest.partition("<!-- /evidence -->\n")
-    if not (begin and end):
-        raise SystemExit("README.md has no part between <!-- evidence --> and <!-- /evidence -->")
-    readme.write_text(before + begin + "\n\n".join(parts) + "\n" + end + after)
+    before, _, after = split(readme.read_text())
+    readme.write_text(before + section(ROOT / "results", ROOT / "docs/pictures") + after)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,23 @@ def test_paper_configs_set_what_exists(goal: str) -> None:
     assert len(data.agents) == 50
     assert (data.goal, data.lag_rule, data.env_steps_total) == (goal, "published", 1_000_000)
     assert set(config["model"]) <= set(inspect.signature(FuRLModule).parameters)
+
+
+def test_readmes_evidence_is_made_from_the_results(tmp_path: Path) -> None:
+    made = runpy.run_path(str(ROOT / "scripts/evidence_report.py"))
+    _, shown, _ = made["split"]((ROOT / "README.md").read_text())
+    assert shown == made["section"](ROOT / "results", tmp_path)
+    figures = sorted(path.name for path in tmp_path.iterdir())
+    assert figures == sorted(path.name for path in (ROOT / "docs/pictures").glob("evidence-*.png"))
+
+
+def test_every_result_says_where_it_comes_from() -> None:
+    sources = sorted(ROOT.glob("results/*/*/source.yaml"))
+    assert sources
+    for path in sources:
+        data = yaml.safe_load((path.parent / "config.yaml").read_text())["data"]
+        made = yaml.safe_load(path.read_text())
+        assert made[-1]["steps"] == data["env_steps"], path
+        for part in made:
+            assert part["command"].startswith("furl-fit ") and part["machine"], path
+            assert re.fullmatch(r"[0-9a-f]{40}", part["commit"]), path
