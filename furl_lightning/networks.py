@@ -21,7 +21,7 @@ MIN_STD = 1e-3
 
 
 class PopulationLinear(nn.Module):
-    """A linear layer for each member: input [*members, B, in] -> output [*members, B, out].
+    """A linear layer for each member: input [M, B, in] -> output [M, B, out], M the number of all members.
 
     ``weight`` is [*members, in, out], ``bias`` [*members, 1, out]. A layer whose ``output`` losses are made of
     is computed in float32 also under autocast: bfloat16 would round a Q value of 100 to whole numbers.
@@ -44,10 +44,7 @@ class PopulationLinear(nn.Module):
             weight, bias = weight.index_select(0, agents), bias.index_select(0, agents)
         narrow = self.output and x.device.type == "cpu" and weight.shape[-1] <= NARROW
         product: Callable[[Tensor, Tensor, Tensor], Tensor] = _NarrowProduct.apply if narrow else torch.baddbmm
-        if weight.dim() == 3:
-            return product(bias, x, weight)
-        members = weight.shape[:-2]
-        return product(bias.flatten(0, -3), x.flatten(0, -3), weight.flatten(0, -3)).unflatten(0, members)
+        return product(bias.flatten(0, -3), x, weight.flatten(0, -3))
 
     @torch.no_grad()
     def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
@@ -114,7 +111,7 @@ def _draw_lecun_normal(weight: Tensor, fan_in: int, generators: Sequence[torch.G
 
 
 class PopulationLayerNorm(nn.Module):
-    """Layer normalisation over the last axis with each member's own gain and bias: [*members, B, features]."""
+    """Layer normalisation over the last axis with each member's own gain and bias: [M, B, features]."""
 
     def __init__(self, members: Sequence[int], features: int) -> None:
         super().__init__()
@@ -127,7 +124,7 @@ class PopulationLayerNorm(nn.Module):
         bias: Tensor = self.bias
         if agents is not None:
             weight, bias = weight.index_select(0, agents), bias.index_select(0, agents)
-        return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), weight)
+        return torch.addcmul(bias.flatten(0, -3), F.layer_norm(x, x.shape[-1:]), weight.flatten(0, -3))
 
 
 class PopulationMLP(nn.Module):
@@ -150,13 +147,15 @@ class PopulationMLP(nn.Module):
 
     def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
         """Apply the layers, for all agents or the given ones (int64 [K])."""
+        members = x.shape[:-2]
+        x = x.flatten(0, -3)  # once: a ReLU in place on a view would cost copies on the way back
         for depth, layer in enumerate(self.layers, start=1):
             x = layer(x, agents)
             if depth <= len(self.norms):
                 x = self.norms[depth - 1](x, agents)
             if depth < len(self.layers) or self.final_relu:
                 x = F.relu_(x)
-        return x
+        return x.unflatten(0, members)
 
 
 class Actor(nn.Module):
