@@ -394,8 +394,8 @@ def main() -> None:
     names = given.vlm.split(",")
     if set(names) - set(VLMS):
         parser.error(f"--vlm knows {', '.join(VLMS)}, not {', '.join(sorted(set(names) - set(VLMS)))}")
-    if any(num > 10 and num % 10 for num in agents):
-        parser.error("--agents above 10 must be multiples of 10: ten tasks by so many seeds")
+    if given.runs and any(num > 10 and num % 10 for num in agents):
+        parser.error("--agents above 10 must be multiples of 10, ten tasks by so many seeds, or give --no-runs")
     library_logging.disable_progress_bar()
     library_logging.set_verbosity_error()
     bench = Bench(torch.device(given.device), given.seconds)
