@@ -22,7 +22,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-WHOLE = ("mt10.yaml", "quick.yaml", "paper/mt10_fixed.yaml", "paper/mt10_random.yaml")
+WHOLE = ("mt10.yaml", "mt10_plus.yaml", "quick.yaml", "paper/mt10_fixed.yaml", "paper/mt10_random.yaml")
 """Complete on their own; all others are laid over ``mt10.yaml``."""
 SMALL = {
     "data.tasks": "[drawer-close]",
