@@ -66,10 +66,10 @@ class _NarrowProduct(torch.autograd.Function):
         (grad,) = grads
         x, weight = ctx.saved_tensors
         of_bias, of_x, of_weight = ctx.needs_input_grad
-        outer = torch.mul if weight.shape[-1] == 1 else torch.bmm
+        product = torch.mul if weight.shape[-1] == 1 else torch.bmm
         return (
             grad.sum(1, keepdim=True) if of_bias else None,
-            outer(grad, weight.mT) if of_x else None,
+            product(grad, weight.mT) if of_x else None,
             torch.bmm(grad.mT, x).mT.contiguous() if of_weight else None,
         )
 

@@ -22,7 +22,8 @@ fit() { # FOLDER NAME TASK STEPS CONFIG...
     for config in "${@:5}"; do configs+=(--config "conf/$config.yaml"); done
     local command=(furl-fit "${configs[@]}" --data.tasks "[$task]" --data.env_steps "$steps" --name "$name")
     [ -e "$runs/$1/$name/checkpoints/last.ckpt" ] && resume=(--ckpt_path last)
-    "${command[@]}" --runs "$runs/$1" "${resume[@]}"
+    [ -e "$runs/$1/$name/checkpoints/step-$(printf %09d "$steps").ckpt" ] || # stopped after the run, before it was kept
+        "${command[@]}" --runs "$runs/$1" "${resume[@]}"
     python scripts/keep_run.py "$runs/$1/$name" "$results" --steps "$steps" --command "${command[*]}" --commit "$commit"
 }
 

@@ -1,6 +1,8 @@
 """Keep what a figure needs of a run: its configuration, its evaluations and curves, and where they come from.
 
-python scripts/keep_run.py runs/sac results/mine --steps 20000 --command 'furl-fit ...' --commit "$(git rev-parse HEAD)"
+    python scripts/keep_run.py runs/sac results/mine --steps 20000 --command 'furl-fit ...' --commit COMMIT
+
+makes ``results/mine/sac``, or brings it up to date.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ import argparse
 import csv
 import os
 import platform
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def keep(run: Path, into: Path, steps: int, command: str, commit: str) -> Path:
     out = into / run.name
     out.mkdir(parents=True, exist_ok=True)
     newest = max(run.glob("config*.yaml"), key=lambda path: (len(path.name), path.name))
-    shutil.copyfile(newest, out / "config.yaml")
+    settings = [line for line in newest.read_text().splitlines(keepends=True) if not line.startswith("runs: ")]
+    (out / "config.yaml").write_text("".join(settings))  # where it lay is nobody's business
     with (run / "metrics.csv").open(newline="") as file, (out / "metrics.csv").open("w", newline="") as kept:
         rows = csv.reader(file)
         writer = csv.writer(kept, lineterminator="\n")
