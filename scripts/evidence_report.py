@@ -34,14 +34,15 @@ def alike(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
     return dict(sorted(found.items(), key=lambda entry: -len(entry[0])))
 
 
-def compare(runs: Sequence[Run], picture: Path) -> list[str]:
-    """Have furl-report compare runs, keep its curves, and return its table's rows in Markdown."""
+def compare(runs: Sequence[Run], picture: Path | None) -> list[str]:
+    """Have furl-report compare runs, keep its curves where asked for, and return its table's rows in Markdown."""
     with tempfile.TemporaryDirectory() as folder:
         labels = [f"{name}={name.lower()}-*" for name in {method(run.settings) for run in runs}]
         if report([*(str(run.folder) for run in runs), "--out", folder, "--label", *labels]):
             raise SystemExit(1)
         out = Path(folder)
-        shutil.copyfile(next(out.glob("curves-*.png")), picture)
+        if picture is not None:
+            shutil.copyfile(next(out.glob("curves-*.png")), picture)
         rows, curves = _table(out / "table.csv"), _table(out / "curves.csv")
     lines = []
     for task in [task for task in TASK_SETS["mt10"] if any(run.agents[0].task == task for run in runs)]:
@@ -77,11 +78,12 @@ def section(results: Path, pictures: Path) -> str:
     for goal, episodes in EPISODES.items():
         runs = sorted((read(path.parent) for path in (results / goal).glob("*/source.yaml")), key=_place)
         rows, figures = [], []
-        for number, group in enumerate(alike(runs).values(), 1):
+        for number, (methods, group) in enumerate(alike(runs).items(), 1):
             picture = f"evidence-{goal}-{number}.png"
-            rows += compare(group, pictures / picture)
+            compared = len(methods) > 1
+            rows += compare(group, pictures / picture if compared else None)
             tasks = ", ".join(dict.fromkeys(run.agents[0].task for run in group))
-            figures.append(f"![success on {tasks}, {goal} goals](docs/pictures/{picture})")
+            figures += [f"![success on {tasks}, {goal} goals](docs/pictures/{picture})"] if compared else []
         if rows:
             head = f"| {goal} goals | steps | {' | '.join(METHODS)} |\n|---|---|{'---|' * len(METHODS)}"
             about = (
