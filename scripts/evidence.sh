@@ -40,6 +40,7 @@ fi
 block fixed 20000 drawer-close sac furl vlm relay
 fit learner sac-published drawer-close 30000 evidence/fixed method/sac evidence/published_learner
 for task in $first_tasks; do block fixed 20000 "$task" sac furl; done
+block fixed 30000 window-close sac furl # where FuRL first succeeds shortly before 20,000
 fit learner furl-published drawer-close 30000 evidence/fixed method/furl evidence/published_learner
 for steps in 20000 60000 250000; do
     for task in $first_tasks; do block fixed "$steps" "$task" sac furl vlm relay; done
