@@ -29,7 +29,7 @@ def keep(run: Path, into: Path, steps: int, command: str, commit: str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     newest = max(run.glob("config*.yaml"), key=lambda path: (len(path.name), path.name))
     settings = [line for line in newest.read_text().splitlines(keepends=True) if not line.startswith("runs: ")]
-    (out / "config.yaml").write_text("".join(settings))  # where it lay is nobody's business
+    (out / "config.yaml").write_text("".join(settings))  # where it lay is of its machine alone
     with (run / "metrics.csv").open(newline="") as file, (out / "metrics.csv").open("w", newline="") as kept:
         rows = csv.reader(file)
         writer = csv.writer(kept, lineterminator="\n")
