@@ -30,6 +30,8 @@ class Run:
     agents: list[Agent]
     success: dict[Agent, dict[int, float]]
     """Success at the last step, 0 to 1, of each evaluation, by environment steps."""
+    training: dict[Agent, dict[int, float]]
+    """The same of each training episode, whichever agent acted."""
     reached: int
     """Environment steps of the newest row."""
     seconds: float
@@ -85,8 +87,13 @@ def read(folder: Path) -> Run:
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise NoRun(f"{configs[-1]} is no configuration of furl-fit: {' '.join(str(error).split())}") from error
     several = len(data["seeds"]) > 1
-    tags = {f"eval/success/{agent if several else agent.task}": agent for agent in agents}
     success: dict[Agent, dict[int, float]] = {agent: {} for agent in agents}
+    training: dict[Agent, dict[int, float]] = {agent: {} for agent in agents}
+    tags = {
+        f"{tag}/{agent if several else agent.task}": found[agent]
+        for tag, found in (("eval/success", success), ("train/success", training))
+        for agent in agents
+    }
     reached, before, seconds = 0, 0, 0.0
     with metrics.open(newline="") as file:
         rows = csv.reader(file)
@@ -99,11 +106,11 @@ def read(folder: Path) -> Run:
                 continue
             reached = max(reached, steps)
             if tag in tags:
-                success[tags[tag]][steps] = value
+                tags[tag][steps] = value
             elif tag == "perf/env_steps_per_s" and value > 0:
                 seconds += (steps - before) * len(agents) / value
                 before = steps
-    return Run(folder, settings, agents, success, reached, seconds, is_locked(folder / ".lock"))
+    return Run(folder, settings, agents, success, training, reached, seconds, is_locked(folder / ".lock"))
 
 
 def method(settings: Settings) -> str:

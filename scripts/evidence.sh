@@ -18,7 +18,7 @@ git diff --quiet HEAD -- furl_lightning conf || commit+=" with changes"
 
 fit() { # FOLDER NAME TASK STEPS CONFIG...
     local results=results/$1 name=$2-$3 task=$3 steps=$4 configs=() resume=()
-    grep -qs "^- steps: $steps$" "$results/$name/source.yaml" && return
+    awk -v steps="$steps" '/^- steps:/ && $3 >= steps {found = 1} END {exit !found}' "$results/$name/source.yaml" 2>/dev/null && return
     for config in "${@:5}"; do configs+=(--config "conf/$config.yaml"); done
     local command=(furl-fit "${configs[@]}" --data.tasks "[$task]" --data.env_steps "$steps" --name "$name")
     [ -e "$runs/$1/$name/checkpoints/last.ckpt" ] && resume=(--ckpt_path last)
@@ -40,10 +40,12 @@ fi
 block fixed 20000 drawer-close sac furl vlm relay
 fit learner sac-published drawer-close 30000 evidence/fixed method/sac evidence/published_learner
 for task in $first_tasks; do block fixed 20000 "$task" sac furl; done
-block fixed 30000 window-close sac furl # where FuRL first succeeds shortly before 20,000
-fit learner furl-published drawer-close 30000 evidence/fixed method/furl evidence/published_learner
-for steps in 20000 60000 250000; do
-    for task in $first_tasks; do block fixed "$steps" "$task" sac furl vlm relay; done
+for steps in 30000 60000; do block fixed "$steps" window-close sac furl vlm relay; done # FuRL first succeeds near 20,000
+for task in $first_tasks; do block fixed 60000 "$task" sac; done # the cheapest: it draws nothing
+for steps in 20000 60000; do
+    for task in $first_tasks; do block fixed "$steps" "$task" furl vlm relay; done
 done
+fit learner furl-published drawer-close 30000 evidence/fixed method/furl evidence/published_learner
+for task in $first_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
 for task in $other_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
 for task in $first_tasks $other_tasks; do block random 250000 "$task" sac furl vlm relay; done

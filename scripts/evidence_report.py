@@ -18,6 +18,7 @@ from furl_lightning.tasks import TASK_SETS
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("FuRL", "SAC", "VLM", "Relay")
 LEVEL = 0.8
+LATEST = 10_000
 EPISODES = {"fixed": "one episode, as every episode of a deterministic policy is the same", "random": "ten episodes"}
 
 
@@ -33,18 +34,35 @@ def alike(runs: Sequence[Run]) -> list[list[Method]]:
     return sorted(found, key=lambda methods: -len(methods))
 
 
-def row(task: str, methods: Sequence[Method]) -> str:
-    """A task's row in Markdown: steps made, and each method's success."""
-    steps = sorted({run.evaluated for found in methods for run in found.runs if run.agents[0].task == task})
-    cells = {found.name: _cell(found, task) for found in methods}
-    shown = [task, " or ".join(f"{number:,}" for number in steps), *(cells.get(name, "-") for name in METHODS)]
-    return f"| {' | '.join(shown)} |"
+def evaluated(runs: Sequence[Run]) -> dict[str, str]:
+    """Each method's success on one task at its last evaluation; says after how many steps where they differ."""
+    methods = group(runs, [method(run.settings) for run in runs])
+    (task,) = tasks_of(methods)
+    steps = {method(run.settings): run.evaluated for run in runs}
+    alike = len(set(steps.values())) == 1
+    cells = {"steps": f"{next(iter(steps.values())):,}" if alike else "they differ"}
+    for found in methods:
+        scores, reached = found.final(task), found.curve([task]).reaches(LEVEL)
+        cell = f"{100 * scores.mean():.0f} ± {100 * deviation(scores):.0f} ({len(scores)})"
+        at = "" if alike else f" at {steps[found.name]:,}"
+        cells[found.name] = cell + at + ("" if reached is None else f", {reached:,}")
+    return cells
 
 
-def _cell(found: Method, task: str) -> str:
-    scores, reached = found.final(task), found.curve([task]).reaches(LEVEL)
-    cell = f"{100 * scores.mean():.0f} ± {100 * deviation(scores):.0f} ({len(scores)})"
-    return cell if reached is None else f"{cell}, {reached:,}"
+def exploring(runs: Sequence[Run]) -> dict[str, str]:
+    """Each method's training episodes on one task that ended in success, among its latest."""
+    cells = {}
+    for run in runs:
+        latest = [v for found in run.training.values() for at, v in found.items() if at > run.reached - LATEST]
+        cells[method(run.settings)] = f"{sum(latest):.0f} of {len(latest)}"
+    return cells
+
+
+def table(corner: str, columns: Sequence[str], rows: dict[str, dict[str, str]]) -> str:
+    """Rows by their names, in Markdown; a cell that a row lacks is a dash."""
+    lines = [[corner, *columns], ["---"] * (1 + len(columns))]
+    lines += [[name, *(cells.get(column, "-") for column in columns)] for name, cells in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _place(run: Run) -> tuple[int, int]:
@@ -57,21 +75,25 @@ def section(results: Path, pictures: Path) -> str:
     parts = []
     for goal, episodes in EPISODES.items():
         runs = sorted((read(path.parent) for path in (results / goal).glob("*/source.yaml")), key=_place)
-        rows, figures = [], []
+        if not runs:
+            continue
+        by_task: dict[str, list[Run]] = {task: [] for task in TASK_SETS["mt10"]}
+        for run in runs:
+            by_task[run.agents[0].task].append(run)
+        by_task = {task: found for task, found in by_task.items() if found}
+        parts += [
+            table(f"{goal} goals", ["steps", *METHODS], {task: evaluated(found) for task, found in by_task.items()}),
+            f"Success in % at the last step ± standard deviation over seeds (their number), {episodes}; then the "
+            f"steps of the first evaluation with {100 * LEVEL:.0f} % or more.",
+            table("training episodes", METHODS, {task: exploring(found) for task, found in by_task.items()}),
+            f"Episodes of all seeds that ended in success while exploring, in the last {LATEST:,} steps of the run; "
+            "in FuRL and Relay the SAC agent acts in a part of them.",
+        ]
         for number, methods in enumerate(alike(runs), 1):
-            tasks = tasks_of(methods)
-            rows += [row(task, methods) for task in tasks]
             if len(methods) > 1:
-                picture = f"evidence-{goal}-{number}.png"
+                picture, tasks = f"evidence-{goal}-{number}.png", tasks_of(methods)
                 (pictures / picture).write_bytes(draw_curves(methods, tasks))
-                figures.append(f"![success on {', '.join(tasks)}, {goal} goals](docs/pictures/{picture})")
-        if rows:
-            head = f"| {goal} goals | steps | {' | '.join(METHODS)} |\n|---|---|{'---|' * len(METHODS)}"
-            about = (
-                f"Success in % at the last step ± standard deviation over seeds (their number), {episodes}; then the "
-                f"steps of the first evaluation with {100 * LEVEL:.0f} % or more."
-            )
-            parts.append("\n\n".join(["\n".join([head, *rows]), about, *figures]))
+                parts.append(f"![success on {', '.join(tasks)}, {goal} goals](docs/pictures/{picture})")
     return "\n\n".join(parts) + "\n"
 
 
