@@ -103,12 +103,15 @@ class AlignedReward(nn.Module):
             distance: their distances to the goal image [K, B].
 
         Returns:
-            The cosines before the step [K, B], and the loss [K] under ``loss``.
+            The cosines before the step [K, B], and, each [K], the loss and ``ordered``, the share of the
+            batch's pairs of frames that the goal image puts in an order.
         """
         cosine = self(embedding, index_of(agents, embedding.device))
-        loss = goal_loss(cosine, goal_mask(distance, self.l2_margin), self.margin)
+        mask = goal_mask(distance, self.l2_margin)
+        loss = goal_loss(cosine, mask, self.margin)
         self._step(loss, optimizer, agents)
-        return cosine.detach(), {"loss": loss.detach()}
+        pairs = mask.shape[-1] * (mask.shape[-1] - 1) / 2
+        return cosine.detach(), {"loss": loss.detach(), "ordered": mask.sum((-2, -1)) / pairs}
 
     def update_by_success(
         self, triples: Tensor, optimizer: PopulationAdam, agents: Sequence[int] | None = None

@@ -370,7 +370,7 @@ class FuRLModule(LightningModule):
         num, (_, after, before) = len(embedding), members
         if before is None:
             cosine, goal = self.reward.update_by_goal(embedding, inputs["goal_distance"], optimizer)
-            return cosine, {"alignment/loss": goal["loss"]}
+            return cosine, {f"alignment/{name}": values for name, values in goal.items()}
         measured: dict[str, Tensor] = {}
         with torch.no_grad():
             score = [i for i in range(num) if i not in before] if before else None
@@ -379,7 +379,7 @@ class FuRLModule(LightningModule):
             distance = rows_of(inputs["goal_distance"], before)
             seen, goal = self.reward.update_by_goal(rows_of(embedding, before), distance, optimizer, before)
             cosine = put_rows(cosine, before, seen)
-            measured["loss"] = spread(goal["loss"], before, num)
+            measured = {name: spread(values, before, num) for name, values in goal.items()}
         if after is None or after:
             for name, values in self.reward.update_by_success(inputs["triples"], optimizer, after).items():
                 values = spread(values, after, num)
@@ -547,7 +547,8 @@ LEARNER_TAGS = (
     "reward/vlm",
     "reward/vlm_min",
     "reward/vlm_max",
-    *(f"alignment/{name}" for name in ("loss", "loss_negative", "loss_lag", "cos_positive", "cos_lag", "cos_negative")),
+    *(f"alignment/{name}" for name in ("loss", "ordered", "loss_negative", "loss_lag")),
+    *(f"alignment/{name}" for name in ("cos_positive", "cos_lag", "cos_negative")),
     *(
         f"sac/{name}/{agent}"
         for name in ("critic_loss", "actor_loss", "alpha_loss", "alpha", "q", "q_max", "log_prob")

@@ -30,6 +30,7 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
         "replay batch: mean, least, greatest": ["Multiline", ["^reward/vlm$", "^reward/vlm_min$", "^reward/vlm_max$"]],
         "aligned cosine: positives, lags, negatives": ["Multiline", ["^alignment/cos_[a-z]+$"]],
         "ranking loss": ["Multiline", ["^alignment/loss$", "^alignment/loss_[a-z]+$"]],
+        "goal phase: share of pairs in an order": ["Multiline", ["^alignment/ordered$"]],
         "frames in the success memory": ["Multiline", ["^memory/positives$", "^memory/negatives$"]],
         "share of agents in the relay": ["Multiline", ["^relay/active$"]],
     },

@@ -333,6 +333,7 @@ def check_reward_goal(folder: Path, num: int, at: int) -> None:
         cosine, measured = reward.update_by_goal(embedding, distance, optimizer)
         assert_close(f"step{k}/out/vlm_rewards", cosine[at], recording.get(f"step{k}/out/vlm_rewards", size))
         assert_outputs(f"step{k}/out/pos_loss", measured["loss"][at], recording.get(f"step{k}/out/pos_loss"))
+        assert measured["ordered"][at].item() == pytest.approx(mask.sum().item() / (size * (size - 1) / 2))
         assert recording.logged(f"step{k}/out/") == {"vlm_rewards", "pos_loss"}
         if k in (0, steps - 1):
             assert_parameters(f"after step {k}", own, read_into(recording, f"after{k}", own), lr)

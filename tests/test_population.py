@@ -194,6 +194,7 @@ def test_who_rests_is_not_touched() -> None:
     assert metrics[0]["sac/critic_loss/sac_agent"].isnan().tolist() == [False, True, False]
     assert metrics[0]["alignment/loss"].isnan().tolist() == [False, False, True]
     assert metrics[0]["alignment/loss_lag"].isnan().tolist() == [True, False, True]
+    assert metrics[0]["alignment/ordered"].isnan().tolist() == [False, True, True]
 
 
 # -- Adam
