@@ -76,6 +76,7 @@ COLUMNS = {
     "maximum": "where the maximum lies, experts (1 is the first success, 0 the start)",
     "gap": "mean reward of success frames minus that of failed episodes",
     "above": "success frame above a failed episode's (1 is best)",
+    "way": "distance of the first frame's embedding to the first success's, experts (model.l2_margin is a part of it)",
 }
 """What is measured, and how to read it."""
 
@@ -92,7 +93,7 @@ def figures(
 
     Returns:
         By the keys of :data:`COLUMNS`, NaN where a figure does not exist: means over the episodes;
-        ``gap`` and ``above`` over all frames.
+        ``gap`` and ``above`` over all frames. ``way`` is the VLM's, whatever the reward.
     """
     found = [m for m in experts if m.success is not None]
     failed = [m for m in others if m.success is None]
@@ -108,6 +109,7 @@ def figures(
         ),
         "gap": float(np.concatenate(won).mean() - np.concatenate(lost).mean()) if told else float("nan"),
         "above": above(np.concatenate(won), np.concatenate(lost)) if told else float("nan"),
+        "way": _mean([m.way() for m in found]),
     }
 
 

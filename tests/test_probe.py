@@ -64,6 +64,8 @@ def test_with_a_checkpoint(run: Run, tmp_path: Path, tiny_clip: Path) -> None:
         vlm, "drawer-close", record("drawer-close", 0, "fixed", "expert", 2), vlm.encode_texts(["shut it"])
     )
     assert float(table["zero-shot", "drawer-close"]["correlation"]) == pytest.approx(expert.correlation(), abs=1e-6)
+    first, success = expert.embedding[[0, expert.success]]
+    assert float(table["aligned", "drawer-close"]["way"]) == pytest.approx(float((first - success).norm()), abs=1e-5)
     trained = load(checkpoint)
     aligned = trained.module.frame_reward(0, torch.from_numpy(expert.episode.frames)).numpy()
     assert float(table["aligned", "drawer-close"]["correlation"]) == pytest.approx(
