@@ -35,7 +35,7 @@ class Mixed(ValueError):
 
 @dataclass
 class Curve:
-    """Success against environment steps, where all its seeds were evaluated; S steps."""
+    """Success against environment steps, where all its seeds have a value; S steps."""
 
     steps: list[int]
     mean: list[float]
@@ -62,14 +62,26 @@ class Method:
         """An agent's evaluations."""
         return next(run.success[agent] for run in self.runs if agent in run.success)
 
+    def training(self, agent: Agent) -> dict[int, float]:
+        """At an agent's evaluations, the share in success of its training episodes since the one before."""
+        run = next(run for run in self.runs if agent in run.success)
+        shares, before = {}, 0
+        for steps in sorted(run.success[agent]):
+            ended = [value for at, value in run.training[agent].items() if before < at <= steps]
+            if ended:
+                shares[steps] = float(np.mean(ended))
+            before = steps
+        return shares
+
     def final(self, task: str) -> np.ndarray:
         """Success of each seed at its run's last evaluation; of those that have one."""
         found = [self.success(agent) for agent in self.agents(task)]
         return np.array([evaluations[max(evaluations)] for evaluations in found if evaluations])
 
-    def curve(self, tasks: Sequence[str]) -> Curve:
-        """Mean success over some tasks, with a stratified bootstrap band."""
-        strata = [[self.success(agent) for agent in self.agents(task)] for task in tasks]
+    def curve(self, tasks: Sequence[str], training: bool = False) -> Curve:
+        """Mean success over some tasks, with a stratified bootstrap band: of evaluations, or of training episodes."""
+        of = self.training if training else self.success
+        strata = [[of(agent) for agent in self.agents(task)] for task in tasks]
         started = [[e for e in stratum if e] for stratum in strata]
         every = [set(evaluations) for stratum in started for evaluations in stratum]
         if not all(started) or not every:

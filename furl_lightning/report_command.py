@@ -46,6 +46,10 @@ ABOUT_CURVES = (
     "Mean success over seeds at the evaluations that all of them have; band: 95 % percentile bootstrap over seeds; "
     "thin: each seed. With several tasks the last panel is the mean over tasks."
 )
+ABOUT_TRAINING = (
+    "The same of the training episodes since the evaluation before: more episodes than an evaluation has, of policies "
+    "that explore; where there is a relay, the SAC agent acts in a part of them."
+)
 ABOUT_EFFICIENCY = "Environment steps per agent at the first evaluation whose mean over seeds is at least so high."
 
 
@@ -147,10 +151,13 @@ def write(out: Path, methods: Sequence[Method], tasks: Sequence[str], notes: Seq
         header, rows = aggregate_table(rivals, totals)
         page.table(ABOUT_AGGREGATE, header, rows)
         print(_text("over all tasks and seeds", header, rows))
-        for name, png, about in (
+        figures = [
             (f"curves-{goal}.png", draw_curves(rivals, tasks), ABOUT_CURVES),
             (f"aggregate-{goal}.png", draw_aggregates(rivals, totals), ABOUT_AGGREGATE),
-        ):
+        ]
+        if any(found.curve([task], training=True).steps for found in rivals for task in tasks):
+            figures.insert(1, (f"training-{goal}.png", draw_curves(rivals, tasks, training=True), ABOUT_TRAINING))
+        for name, png, about in figures:
             (out / name).write_bytes(png)
             page.text(about)
             page.picture(png, f"{name}: success of {', '.join(found.name for found in rivals)}")
@@ -244,8 +251,8 @@ def clock_table(methods: Sequence[Method]) -> Cells:
     return ["method", "runs", "environment steps", "hours", "steps per second"], rows
 
 
-def draw_curves(methods: Sequence[Method], tasks: Sequence[str]) -> bytes:
-    """A panel for each task and one for their mean."""
+def draw_curves(methods: Sequence[Method], tasks: Sequence[str], training: bool = False) -> bytes:
+    """Success at evaluations, or of training episodes: a panel for each task and one for their mean."""
     panels: list[tuple[str, list[str]]] = [(task, [task]) for task in tasks]
     if len(tasks) > 1:
         panels.append(("mean over tasks", list(tasks)))
@@ -255,10 +262,10 @@ def draw_curves(methods: Sequence[Method], tasks: Sequence[str]) -> bytes:
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
     for axis, (title, over) in zip(axes, panels, strict=False):
         for number, found in enumerate(methods):
-            colour, curve = f"C{number}", found.curve(over)
+            colour, curve = f"C{number}", found.curve(over, training)
             if len(over) == 1:
                 for agent in found.agents(over[0]):
-                    own = sorted(found.success(agent).items())
+                    own = sorted((found.training if training else found.success)(agent).items())
                     axis.plot([s for s, _ in own], [v for _, v in own], color=colour, lw=0.8, alpha=0.35)
             axis.plot(curve.steps, curve.mean, "o-", ms=3, color=colour, label=found.name)
             banded = [(s, b) for s, b in zip(curve.steps, curve.band, strict=True) if b is not None]
@@ -274,7 +281,7 @@ def draw_curves(methods: Sequence[Method], tasks: Sequence[str]) -> bytes:
     for axis in axes[len(panels) :]:
         axis.axis("off")
     figure.supxlabel("environment steps per agent", fontsize=10)
-    figure.supylabel("success", fontsize=10)
+    figure.supylabel("training episodes in success" if training else "success", fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods), fontsize=9)
     return _png(figure)
 
@@ -351,9 +358,11 @@ def _write_tables(out: Path, methods: Sequence[Method], tasks: Sequence[str], to
             writer.writerow([*row, sum(run.seconds for run in found.runs) / 3600])
     with (out / "curves.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["goal", "method", "task", "env_steps", "success", "low", "high"])
+        writer.writerow(["goal", "method", "task", "env_steps", "success", "low", "high", "training"])
         for found in methods:
             for name, over in [*((task, [task]) for task in tasks), ("mean", list(tasks))]:
-                curve = found.curve(over)
+                curve, trained = found.curve(over), found.curve(over, training=True)
+                shares = dict(zip(trained.steps, trained.mean, strict=True))
                 for steps, value, interval in zip(curve.steps, curve.mean, curve.band, strict=True):
-                    writer.writerow([found.goal, found.name, name, steps, value, *(interval or ("", ""))])
+                    row = [found.goal, found.name, name, steps, value, *(interval or ("", "")), shares.get(steps, "")]
+                    writer.writerow(row)

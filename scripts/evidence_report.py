@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from furl_lightning.report import Method, deviation, group, tasks_of
 from furl_lightning.report_command import draw_curves
 from furl_lightning.run_metrics import Run, method, read
@@ -17,7 +19,6 @@ from furl_lightning.tasks import TASK_SETS
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("FuRL", "SAC", "VLM", "Relay")
-LEVEL = 0.8
 LATEST = 10_000
 EPISODES = {"fixed": "one episode, as every episode of a deterministic policy is the same", "random": "ten episodes"}
 
@@ -34,27 +35,15 @@ def alike(runs: Sequence[Run]) -> list[list[Method]]:
     return sorted(found, key=lambda methods: -len(methods))
 
 
-def evaluated(runs: Sequence[Run]) -> dict[str, str]:
-    """Each method's success on one task at its last evaluation; says after how many steps where they differ."""
-    methods = group(runs, [method(run.settings) for run in runs])
-    (task,) = tasks_of(methods)
-    steps = {method(run.settings): run.evaluated for run in runs}
-    alike = len(set(steps.values())) == 1
-    cells = {"steps": f"{next(iter(steps.values())):,}" if alike else "they differ"}
-    for found in methods:
-        scores, reached = found.final(task), found.curve([task]).reaches(LEVEL)
-        cell = f"{100 * scores.mean():.0f} ± {100 * deviation(scores):.0f} ({len(scores)})"
-        at = "" if alike else f" at {steps[found.name]:,}"
-        cells[found.name] = cell + at + ("" if reached is None else f", {reached:,}")
-    return cells
-
-
-def exploring(runs: Sequence[Run]) -> dict[str, str]:
-    """Each method's training episodes on one task that ended in success, among its latest."""
+def compare(runs: Sequence[Run], steps: int) -> dict[str, str]:
+    """Each method's success on one task after so many steps, of those that have come so far."""
     cells = {}
     for run in runs:
-        latest = [v for found in run.training.values() for at, v in found.items() if at > run.reached - LATEST]
-        cells[method(run.settings)] = f"{sum(latest):.0f} of {len(latest)}"
+        if run.evaluated >= steps:
+            scores = np.array([evaluations[steps] for evaluations in run.success.values()])
+            latest = [v for own in run.training.values() for at, v in own.items() if steps - LATEST < at <= steps]
+            success = f"{100 * scores.mean():.0f} ± {100 * deviation(scores):.0f} ({len(scores)})"
+            cells[method(run.settings)] = f"{success}, {sum(latest):.0f} of {len(latest)}"
     return cells
 
 
@@ -75,25 +64,24 @@ def section(results: Path, pictures: Path) -> str:
     parts = []
     for goal, episodes in EPISODES.items():
         runs = sorted((read(path.parent) for path in (results / goal).glob("*/source.yaml")), key=_place)
-        if not runs:
+        rows = {}
+        for task in TASK_SETS["mt10"]:
+            own = [run for run in runs if run.agents[0].task == task]
+            for steps in sorted({run.evaluated for run in own}):
+                rows[f"{task}, {steps:,}"] = compare(own, steps)
+        if not rows:
             continue
-        by_task: dict[str, list[Run]] = {task: [] for task in TASK_SETS["mt10"]}
-        for run in runs:
-            by_task[run.agents[0].task].append(run)
-        by_task = {task: found for task, found in by_task.items() if found}
         parts += [
-            table(f"{goal} goals", ["steps", *METHODS], {task: evaluated(found) for task, found in by_task.items()}),
-            f"Success in % at the last step ± standard deviation over seeds (their number), {episodes}; then the "
-            f"steps of the first evaluation with {100 * LEVEL:.0f} % or more.",
-            table("training episodes", METHODS, {task: exploring(found) for task, found in by_task.items()}),
-            f"Episodes of all seeds that ended in success while exploring, in the last {LATEST:,} steps of the run; "
-            "in FuRL and Relay the SAC agent acts in a part of them.",
+            table(f"{goal} goals, steps", METHODS, rows),
+            f"Success in % at that step ± standard deviation over seeds (their number), {episodes}; then how many "
+            f"training episodes of all seeds ended in success in the {LATEST:,} steps before, in FuRL and Relay partly "
+            "with the SAC agent.",
         ]
         for number, methods in enumerate(alike(runs), 1):
             if len(methods) > 1:
                 picture, tasks = f"evidence-{goal}-{number}.png", tasks_of(methods)
-                (pictures / picture).write_bytes(draw_curves(methods, tasks))
-                parts.append(f"![success on {', '.join(tasks)}, {goal} goals](docs/pictures/{picture})")
+                (pictures / picture).write_bytes(draw_curves(methods, tasks, training=True))
+                parts.append(f"![training success on {', '.join(tasks)}, {goal} goals](docs/pictures/{picture})")
     return "\n\n".join(parts) + "\n"
 
 

@@ -126,6 +126,19 @@ def test_curves_and_steps_to_a_level(tmp_path: Path) -> None:
     assert total["steps_to_0.5"] == "2000" and total["steps_to_0.8"] == "2000"
 
 
+def test_training_episodes_since_the_evaluation_before(tmp_path: Path) -> None:
+    """Each seed's share of them, averaged over seeds; none where no episode ended in between."""
+    folder = write_run(tmp_path / "a", ["reach"], [0, 1], lambda *_: 0.0, (1000, 2000, 2400, 3000))
+    with (folder / "metrics.csv").open("a") as file:
+        for k, values in enumerate([(0, 0), (1, 0), (1, 0), (1, 0), (0, 1), (0, 1)], 1):
+            file.writelines(f"{500 * k},train/success/reach/{seed},{value}.0\n" for seed, value in enumerate(values))
+    assert report([str(folder), "--out", str(tmp_path / "out")]) == 0
+    curve = {row["env_steps"]: row["training"] for row in rows(tmp_path / "out/curves.csv") if row["task"] == "reach"}
+    assert curve == {"1000": "0.25", "2000": "0.5", "2400": "", "3000": "0.5"}
+    with Image.open(tmp_path / "out/training-fixed.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
+
+
 def test_page_stands_alone_and_pictures_are_drawn(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", ["reach", "push"], [0, 1], drawn(3))
     other = write_run(tmp_path / "b", ["reach", "push"], [0, 1], drawn(4), goal="random")
