@@ -41,10 +41,13 @@ block fixed 20000 drawer-close sac furl vlm relay
 fit learner sac-published drawer-close 30000 evidence/fixed method/sac evidence/published_learner
 for task in $first_tasks; do block fixed 20000 "$task" sac furl; done
 for steps in 30000 60000; do block fixed "$steps" window-close sac furl vlm relay; done # FuRL first succeeds near 20,000
-for task in $first_tasks; do block fixed 60000 "$task" sac; done # the cheapest: it draws nothing
-for steps in 20000 60000; do
-    for task in $first_tasks; do block fixed "$steps" "$task" furl vlm relay; done
+for change in l2_margin_0.1 rho_0.2; do # what might bring the first success sooner
+    fit ablation "furl-$change" window-close 20000 evidence/fixed method/furl "ablation/$change"
 done
+for task in $first_tasks; do block fixed 20000 "$task" relay vlm; done
+for task in drawer-open button-press-topdown; do block fixed 40000 "$task" furl; done
+for task in $first_tasks; do block fixed 60000 "$task" sac; done # the cheapest: it draws nothing
+for task in $first_tasks; do block fixed 60000 "$task" furl relay vlm; done
 fit learner furl-published drawer-close 30000 evidence/fixed method/furl evidence/published_learner
 for task in $first_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
 for task in $other_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
