@@ -60,7 +60,9 @@ def _place(run: Run) -> tuple[int, int]:
 
 
 def section(results: Path, pictures: Path) -> str:
-    """The README's part in Markdown; its figures are written into a folder."""
+    """The README's part in Markdown; its figures are written into a folder, in the place of those that are there."""
+    for old in pictures.glob("evidence-*.png"):
+        old.unlink()
     parts = []
     for goal, episodes in EPISODES.items():
         runs = sorted((read(path.parent) for path in (results / goal).glob("*/source.yaml")), key=_place)
