@@ -60,11 +60,11 @@ class Method:
 
     def success(self, agent: Agent) -> dict[int, float]:
         """An agent's evaluations."""
-        return next(run.success[agent] for run in self.runs if agent in run.success)
+        return self._run(agent).success[agent]
 
     def training(self, agent: Agent) -> dict[int, float]:
         """At an agent's evaluations, the share in success of its training episodes since the one before."""
-        run = next(run for run in self.runs if agent in run.success)
+        run = self._run(agent)
         shares, before = {}, 0
         for steps in sorted(run.success[agent]):
             ended = [value for at, value in run.training[agent].items() if before < at <= steps]
@@ -72,6 +72,9 @@ class Method:
                 shares[steps] = float(np.mean(ended))
             before = steps
         return shares
+
+    def _run(self, agent: Agent) -> Run:
+        return next(run for run in self.runs if agent in run.success)
 
     def final(self, task: str) -> np.ndarray:
         """Success of each seed at its run's last evaluation; of those that have one."""

@@ -1,7 +1,7 @@
 """Make the README's table and curves anew from ``results/``, with what furl-report is made of.
 
-Tasks that have been run with the same methods are compared with each other; a method that has no run of a task yet
-has a dash there.
+The table compares methods after equal numbers of steps; one that has not come so far has a dash there. Tasks that have
+been run with the same methods share a figure.
 """
 
 from __future__ import annotations
