@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from furl_lightning.checkpoint import load_whole
-from furl_lightning.journal import Journal
-from furl_lightning.replay import FIELDS, Replay
-from furl_lightning.success_memory import SuccessMemory
+from furl_lightning.method.success_memory import SuccessMemory
+from furl_lightning.replay.buffer import FIELDS, Replay
+from furl_lightning.replay.journal import Journal
+from furl_lightning.training.checkpoint import load_whole
 
 SETTINGS: dict[str, Any] = {
     "data.tasks": "[drawer-close]",

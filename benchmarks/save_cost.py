@@ -25,13 +25,13 @@ from tensordict import TensorDict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from furl_lightning.checkpoint import Checkpoints
-from furl_lightning.data import FuRLDataModule
-from furl_lightning.fit import fit
-from furl_lightning.module import FuRLModule
-from furl_lightning.rendering import close_gl
-from furl_lightning.stopping import Stopping
+from furl_lightning.commands.fit import fit
+from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.envs.rendering import close_gl
 from furl_lightning.tasks import EPISODE_STEPS
+from furl_lightning.training.checkpoint import Checkpoints
+from furl_lightning.training.module import FuRLModule
+from furl_lightning.utils.stopping import Stopping
 from furl_lightning.vlm import CLIP
 from tests.tiny_clip import make_tiny_clip
 

@@ -37,18 +37,18 @@ from transformers.utils import logging as library_logging
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import vlm as full_size
-from furl_lightning.alignment import AlignedReward
-from furl_lightning.data import Batch
-from furl_lightning.env import MetaWorldEnv
-from furl_lightning.fit import fit
-from furl_lightning.fleet import SimulatorSettings
-from furl_lightning.module import FuRLModule
-from furl_lightning.optim import PopulationAdam
+from furl_lightning.agents.optim import PopulationAdam
+from furl_lightning.commands.fit import fit
+from furl_lightning.data.datamodule import Batch
+from furl_lightning.envs.fleet import SimulatorSettings
+from furl_lightning.envs.metaworld import MetaWorldEnv
+from furl_lightning.envs.rendering import close_gl
+from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, Simulator
+from furl_lightning.method.alignment import AlignedReward
 from furl_lightning.randomness import Randomness
-from furl_lightning.rendering import close_gl
-from furl_lightning.replay import Replay
-from furl_lightning.simulator import ACTION_DIM, OBS_DIM, Simulator
+from furl_lightning.replay.buffer import Replay
 from furl_lightning.tasks import Agent, task_names
+from furl_lightning.training.module import FuRLModule
 from furl_lightning.vlm import VLM
 from furl_lightning.vlm.interface import Precision
 

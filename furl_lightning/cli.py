@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from furl_lightning.stopping import Stopped, Stopping
+from furl_lightning.utils.stopping import Stopped, Stopping
 
 
 def furl_fit() -> None:
@@ -13,7 +13,7 @@ def furl_fit() -> None:
     with Stopping() as stopping:  # the imports take seconds
         try:
             _check_mujoco("furl-fit")
-            from furl_lightning.fit import fit
+            from furl_lightning.commands.fit import fit
         except Stopped as stop:
             print(f"\nfurl-fit: stopped by {stop} before anything was written", file=sys.stderr)
             sys.exit(stopping.status)
@@ -23,7 +23,7 @@ def furl_fit() -> None:
 def furl_eval() -> None:
     """``furl-eval``."""
     _check_mujoco("furl-eval")
-    from furl_lightning.eval_command import evaluate
+    from furl_lightning.commands.evaluate import evaluate
 
     sys.exit(evaluate())
 
@@ -31,7 +31,7 @@ def furl_eval() -> None:
 def furl_probe() -> None:
     """``furl-probe``."""
     _check_mujoco("furl-probe")
-    from furl_lightning.probe_command import probe
+    from furl_lightning.commands.probe import probe
 
     sys.exit(probe())
 
@@ -39,7 +39,7 @@ def furl_probe() -> None:
 def furl_report() -> None:
     """``furl-report``."""
     _check_mujoco("furl-report")
-    from furl_lightning.report_command import report
+    from furl_lightning.commands.report import report
 
     sys.exit(report())
 
@@ -47,7 +47,7 @@ def furl_report() -> None:
 def furl_oracle() -> None:
     """``furl-oracle``."""
     _check_mujoco("furl-oracle")
-    from furl_lightning.oracle_command import oracle
+    from furl_lightning.commands.oracle import oracle
 
     sys.exit(oracle())
 
@@ -55,7 +55,7 @@ def furl_oracle() -> None:
 def furl_sweep() -> None:
     """``furl-sweep``."""
     _check_mujoco("furl-sweep")
-    from furl_lightning.sweep_command import sweep
+    from furl_lightning.sweep.command import sweep
 
     sys.exit(sweep())
 

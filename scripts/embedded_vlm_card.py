@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from embedded_vlm_captions import NUM_STAGES, find_scale, stage_captions, stages
 from torch import Tensor
 
-from furl_lightning.episodes import Episode, record
-from furl_lightning.probe import Measured
-from furl_lightning.simulator import GoalMode
+from furl_lightning.analysis.probe import Measured
+from furl_lightning.envs.episodes import Episode, record
+from furl_lightning.envs.simulator import GoalMode
 from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS
 from furl_lightning.vlm import VLM, Embedded
 from furl_lightning.vlm.embedded import FOLDER

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from furl_lightning.report import Method, deviation, group, tasks_of
-from furl_lightning.report_command import draw_curves
-from furl_lightning.run_metrics import Run, method, read
+from furl_lightning.analysis.report import Method, deviation, group, tasks_of
+from furl_lightning.commands.report import draw_curves
+from furl_lightning.runs.read import Run, method, read
 from furl_lightning.tasks import TASK_SETS
 
 ROOT = Path(__file__).resolve().parent.parent

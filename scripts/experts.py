@@ -13,9 +13,9 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from furl_lightning.evaluation import RANDOM_GOAL_SEED_OFFSET
-from furl_lightning.simulator import Expert, GoalMode, Simulator
+from furl_lightning.envs.simulator import Expert, GoalMode, Simulator
 from furl_lightning.tasks import EPISODE_STEPS, TASK_SETS, task_names
+from furl_lightning.training.evaluation import RANDOM_GOAL_SEED_OFFSET
 
 HEAD = """# The scripted experts, task by task
 

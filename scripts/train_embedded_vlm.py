@@ -31,7 +31,7 @@ from torch.multiprocessing.spawn import spawn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from furl_lightning.episodes import Manner, record
+from furl_lightning.envs.episodes import Manner, record
 from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS
 
 TRAINING_TASKS = TASK_SETS["mt50"][10:]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from furl_lightning.fit import fit
-from furl_lightning.rendering import close_gl
+from furl_lightning.commands.fit import fit
+from furl_lightning.envs.rendering import close_gl
 
 from .tiny_clip import make_tiny_clip
 

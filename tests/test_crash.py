@@ -20,13 +20,13 @@ import torch
 from pytorch_lightning import Trainer
 from tensordict import TensorDictBase
 
-from furl_lightning.checkpoint import Checkpoints, load_checkpoint, load_whole
-from furl_lightning.data import Batch, FuRLDataModule
-from furl_lightning.durable import link_file, write_file
-from furl_lightning.fit import fit
-from furl_lightning.journal import DamagedFile
-from furl_lightning.module import FuRLModule
-from furl_lightning.policy import DeterministicPolicy
+from furl_lightning.commands.fit import fit
+from furl_lightning.data.datamodule import Batch, FuRLDataModule
+from furl_lightning.data.policy import DeterministicPolicy
+from furl_lightning.replay.journal import DamagedFile
+from furl_lightning.training.checkpoint import Checkpoints, load_checkpoint, load_whole
+from furl_lightning.training.module import FuRLModule
+from furl_lightning.utils.durable import link_file, write_file
 
 from .conftest import SMALL, Run, assert_same, load
 
@@ -455,7 +455,7 @@ def test_workers_do_not_outlive_the_parent(
     for end in ("os.kill(os.getpid(), 9)", "1 / 0", "os._exit(0)"):
         code = (
             "import os\n"
-            "from furl_lightning.fleet import Fleet, SimulatorSettings\n"
+            "from furl_lightning.envs.fleet import Fleet, SimulatorSettings\n"
             "from furl_lightning.tasks import Agent\n"
             "def receive(fleet):\n"
             "    print(*(process.pid for process in fleet._processes), flush=True)\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from furl_lightning.data import FuRLDataModule
-from furl_lightning.module import LEARNER_TAGS, FuRLModule
+from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.training.module import LEARNER_TAGS, FuRLModule
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,13 +15,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensordict import TensorDict
 
-from furl_lightning.eval_command import evaluate
-from furl_lightning.film import Film, pictures, strip, write_video
-from furl_lightning.intervals import wilson
-from furl_lightning.oracle_command import oracle
-from furl_lightning.policy import DeterministicPolicy, SomeAgents
-from furl_lightning.simulator import first_success_frame
-from furl_lightning.trained import load
+from furl_lightning.analysis.intervals import wilson
+from furl_lightning.commands.evaluate import evaluate
+from furl_lightning.commands.oracle import oracle
+from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
+from furl_lightning.envs.simulator import first_success_frame
+from furl_lightning.training.film import Film, pictures, strip, write_video
+from furl_lightning.training.trained import load
 
 from .conftest import Run, assert_same, small_run
 
@@ -124,7 +124,7 @@ def test_oracle(tmp_path: Path) -> None:
 
 def test_what_is_drawn_follows_the_episode(trained: Path) -> None:
     """Text and border change where success does."""
-    from furl_lightning.film import Studio
+    from furl_lightning.training.film import Studio
 
     learner = load(trained)
     studio = Studio(learner.module, learner.data, [2])

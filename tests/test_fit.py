@@ -15,11 +15,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from furl_lightning.data import Iteration
-from furl_lightning.fit import fit
-from furl_lightning.module import FuRLModule
-from furl_lightning.policy import RelayPolicy
-from furl_lightning.run_folder import RunFolder
+from furl_lightning.commands.fit import fit
+from furl_lightning.data.datamodule import Iteration
+from furl_lightning.data.policy import RelayPolicy
+from furl_lightning.runs.folder import RunFolder
+from furl_lightning.training.module import FuRLModule
 
 from .conftest import SMALL, Run, assert_same
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from furl_lightning.fit import fit
+from furl_lightning.commands.fit import fit
 
 from .conftest import SMALL, Run
 from .openai_clip import openai_weights, save_tokenizer

@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from furl_lightning.fit import fit
-from furl_lightning.networks import PopulationMLP
-from furl_lightning.success_memory import SuccessMemory
-from furl_lightning.successful_episodes import SuccessfulEpisodes
+from furl_lightning.agents.networks import PopulationMLP
+from furl_lightning.commands.fit import fit
+from furl_lightning.method.success_memory import SuccessMemory
+from furl_lightning.replay.successful_episodes import SuccessfulEpisodes
 
 from .conftest import SMALL, Run
 
@@ -150,7 +150,7 @@ class NoGL:
             raise ImportError(f"{name} is asked for")
 
 sys.meta_path.insert(0, NoGL())
-from furl_lightning.fit import fit
+from furl_lightning.commands.fit import fit
 
 status = fit(sys.argv[1:])
 libraries = {line.split("/")[-1] for line in open("/proc/self/maps").read().split() if "lib" in line}

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from furl_lightning import networks
-from furl_lightning.alignment import AlignedReward, goal_mask, success_loss
-from furl_lightning.data import Batch
-from furl_lightning.module import FuRLModule
-from furl_lightning.networks import Actor, PopulationLinear, PopulationMLP
-from furl_lightning.optim import PopulationAdam
-from furl_lightning.relay import Relay
-from furl_lightning.sac import SAC
-from furl_lightning.success_memory import SuccessMemory
+from furl_lightning.agents.networks import Actor, PopulationLinear, PopulationMLP
+from furl_lightning.agents.optim import PopulationAdam
+from furl_lightning.agents.sac import SAC
+from furl_lightning.data.datamodule import Batch
+from furl_lightning.method.alignment import AlignedReward, goal_mask, success_loss
+from furl_lightning.method.relay import Relay
+from furl_lightning.method.success_memory import SuccessMemory
+from furl_lightning.training.module import FuRLModule
 from tests import reference_recording
 
 FOLDER = Path(os.environ.get("FURL_PARITY_DIR") or Path(__file__).resolve().parents[1] / "../shared/parity")

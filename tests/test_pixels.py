@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from furl_lightning.encoder import ConvEncoder, FrameStack, draw_shifts, random_shift, shrink
-from furl_lightning.fit import fit
-from furl_lightning.networks import reset_parameters
-from furl_lightning.pixel_replay import PixelReplay
-from furl_lightning.policy import ActorCopy
+from furl_lightning.agents.encoder import ConvEncoder, FrameStack, draw_shifts, random_shift, shrink
+from furl_lightning.agents.networks import reset_parameters
+from furl_lightning.agents.sac import SAC
+from furl_lightning.commands.fit import fit
+from furl_lightning.data.policy import ActorCopy
 from furl_lightning.randomness import normal
-from furl_lightning.sac import SAC
+from furl_lightning.replay.pixel_buffer import PixelReplay
 
 from .conftest import Run, assert_same
 

@@ -10,16 +10,16 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from furl_lightning.data import Batch
-from furl_lightning.module import FuRLModule
-from furl_lightning.networks import PopulationLinear
-from furl_lightning.optim import PopulationAdam
+from furl_lightning.agents.networks import PopulationLinear
+from furl_lightning.agents.optim import PopulationAdam
+from furl_lightning.data.datamodule import Batch
+from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM
+from furl_lightning.method.relay import Relay
+from furl_lightning.method.success_memory import SuccessMemory
 from furl_lightning.randomness import Randomness
-from furl_lightning.relay import Relay
-from furl_lightning.replay import FIELDS, Replay
-from furl_lightning.simulator import ACTION_DIM, OBS_DIM
-from furl_lightning.success_memory import SuccessMemory
+from furl_lightning.replay.buffer import FIELDS, Replay
 from furl_lightning.tasks import INSTRUCTIONS, Agent
+from furl_lightning.training.module import FuRLModule
 from furl_lightning.vlm import VLM
 
 AGENTS = [Agent("reach", 0), Agent("push", 1), Agent("window-open", 2)]

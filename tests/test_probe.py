@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from furl_lightning.episodes import record
-from furl_lightning.probe import Measured, above, spearman, wrongly_ordered
-from furl_lightning.probe_command import probe
+from furl_lightning.analysis.probe import Measured, above, spearman, wrongly_ordered
+from furl_lightning.commands.probe import probe
+from furl_lightning.envs.episodes import record
 from furl_lightning.tasks import INSTRUCTIONS
-from furl_lightning.trained import load
+from furl_lightning.training.trained import load
 from furl_lightning.vlm import CLIP, Embedded
 from furl_lightning.vlm.embedded import FOLDER
 

@@ -6,9 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from furl_lightning.fleet import Fleet, SimulatorSettings
-from furl_lightning.rendering import FRAME_SIZE, PICTURE_SIZE, RenderQuality
-from furl_lightning.simulator import Simulator
+from furl_lightning.envs.fleet import Fleet, SimulatorSettings
+from furl_lightning.envs.rendering import FRAME_SIZE, PICTURE_SIZE, RenderQuality
+from furl_lightning.envs.simulator import Simulator
 from furl_lightning.tasks import Agent
 
 RENDERED = SimulatorSettings("fixed", "fast")

@@ -16,10 +16,10 @@ import yaml
 from PIL import Image
 from scipy import stats
 
-from furl_lightning.intervals import interquartile_mean, stratified_bootstrap, task_mean, wilson
-from furl_lightning.metrics_csv import MetricsCSV
-from furl_lightning.report_command import report
-from furl_lightning.run_metrics import labels, method, read
+from furl_lightning.analysis.intervals import interquartile_mean, stratified_bootstrap, task_mean, wilson
+from furl_lightning.commands.report import report
+from furl_lightning.runs.metrics_csv import MetricsCSV
+from furl_lightning.runs.read import labels, method, read
 
 from .conftest import Run
 

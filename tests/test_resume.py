@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 from tensordict import TensorDict
 
-from furl_lightning.journal import Journal, verify
-from furl_lightning.replay import FIELDS, Replay
-from furl_lightning.success_memory import SuccessMemory
+from furl_lightning.method.success_memory import SuccessMemory
+from furl_lightning.replay.buffer import FIELDS, Replay
+from furl_lightning.replay.journal import Journal, verify
 
 from .conftest import SMALL, Run, assert_same
 

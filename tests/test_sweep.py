@@ -18,12 +18,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from furl_lightning.checkpoint import load_checkpoint
-from furl_lightning.fit import fit
-from furl_lightning.run_storage import RunStorage
-from furl_lightning.sweep import Sweep, shares
-from furl_lightning.sweep_command import sweep
-from furl_lightning.trial import Place, TrialFailed, TrialRefused, newest_whole, run, steps_made
+from furl_lightning.commands.fit import fit
+from furl_lightning.sweep.command import sweep
+from furl_lightning.sweep.plan import Sweep, shares
+from furl_lightning.sweep.run_storage import RunStorage
+from furl_lightning.sweep.trial import Place, TrialFailed, TrialRefused, newest_whole, run, steps_made
+from furl_lightning.training.checkpoint import load_checkpoint
 
 from .conftest import assert_same
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from furl_lightning import optim
-from furl_lightning.update_graph import Tensors, UpdateGraph
+from furl_lightning.agents.update_graph import Tensors, UpdateGraph
 
 from .test_population import PHASES, Learner, assert_equal, make_updates
 

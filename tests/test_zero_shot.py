@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from furl_lightning.data import Batch
-from furl_lightning.fit import fit
-from furl_lightning.module import FuRLModule
-from furl_lightning.prompts import embed_prompts, ensemble
+from furl_lightning.commands.fit import fit
+from furl_lightning.data.datamodule import Batch
+from furl_lightning.method.zero_shot import ZeroShotReward, cosine_reward, goal_baseline_reward
 from furl_lightning.randomness import Randomness
 from furl_lightning.tasks import INSTRUCTIONS, Agent
+from furl_lightning.training.module import FuRLModule
 from furl_lightning.vlm import CLIP
-from furl_lightning.zero_shot import ZeroShotReward, cosine_reward, goal_baseline_reward
+from furl_lightning.vlm.prompts import embed_prompts, ensemble
 
 from .conftest import Run
 from .test_population import WIDTH, FakeVLM

@@ -1,0 +1,1 @@
+"""SAC for a population of independent agents; knows no VLM."""

@@ -1,0 +1,197 @@
+"""Soft actor-critic for a population: the losses as pure functions, and one update of everything.
+
+Equations are numbered as in Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications"
+(arXiv 1812.05905); where FuRL's published code departs from them, the code's form is taken and said.
+Shapes: A agents, B batch entries.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from furl_lightning.agents.members import index_of
+from furl_lightning.agents.networks import MIN_STD, Actor, TwinCritic, reset_parameters
+from furl_lightning.agents.optim import PopulationAdam
+
+
+def td_target(
+    reward: Tensor,
+    discount: Tensor,
+    gamma: float,
+    next_q: Tensor,
+    alpha: Tensor,
+    next_log_prob: Tensor,
+) -> Tensor:
+    """Soft Bellman target (eq. 5 with eq. 3): r + gamma d (min Q'(s', a') - alpha log pi(a'|s')).
+
+    reward, discount (1 - terminated) and next_log_prob are [A, B], next_q is [A, 2, B], alpha [A];
+    the target is [A, B].
+    """
+    soft_value = next_q.amin(1) - alpha[:, None] * next_log_prob
+    return reward + gamma * discount * soft_value
+
+
+def critic_loss(q: Tensor, target: Tensor) -> Tensor:
+    """Sum of both critics' squared errors, mean over the batch: [A] from q [A, 2, B], target [A, B].
+
+    Eq. 5 without its factor 1/2, as in the published code.
+    """
+    return (q - target[:, None]).square().sum(1).mean(-1)
+
+
+def actor_loss(alpha: Tensor, log_prob: Tensor, q: Tensor) -> Tensor:
+    """Eq. 9: mean of alpha log pi(a|s) - min Q(s, a): [A] from alpha [A], log_prob [A, B], q [A, 2, B]."""
+    return (alpha[:, None] * log_prob - q.amin(1)).mean(-1)
+
+
+def alpha_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """Eq. 18: -exp(log_alpha) (log pi + target entropy), mean over the batch: [A]."""
+    return -log_alpha.exp() * (log_prob + target_entropy).mean(-1)
+
+
+class SAC(nn.Module):
+    """The SAC agents of a population: actor, twin critic with target copy, temperature.
+
+    Args:
+        num_agents: A.
+        gamma: discount factor.
+        tau: share of the new critic in the target copy after each update.
+        target_entropy: in nats; None takes -action_dim / 2, the published code's choice.
+        min_std: least deviation of the actor before the tanh.
+        init_alpha: the temperature at the beginning.
+        critic_layer_norm: normalise the critics' hidden layers.
+        encoder: turns observations into the features [A, B, obs_dim] that actor and critic see, for
+            all agents or the given ones; trained by the critic's loss alone, with a target copy like
+            the critic's (DrQ, arXiv 2004.13649). None: observations are the features.
+    """
+
+    def __init__(
+        self,
+        num_agents: int,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int] = (256, 256),
+        gamma: float = 0.99,
+        tau: float = 0.01,
+        target_entropy: float | None = None,
+        min_std: float = MIN_STD,
+        init_alpha: float = 1.0,
+        critic_layer_norm: bool = False,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.gamma, self.tau = gamma, tau
+        self.target_entropy = -action_dim / 2 if target_entropy is None else target_entropy
+        self.actor = Actor(num_agents, obs_dim, action_dim, hidden, min_std)
+        self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, critic_layer_norm)
+        self.target_critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, critic_layer_norm)
+        self.target_critic.requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.full((num_agents,), math.log(init_alpha)))
+        self.encoder = encoder
+        self.target_encoder = copy.deepcopy(encoder).requires_grad_(False) if encoder is not None else None
+
+    def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh networks, each agent's from its own generator; the target equals the critic."""
+        reset_parameters(self.actor, generators)
+        reset_parameters(self.critic, generators)
+        self.target_critic.load_state_dict(self.critic.state_dict())
+        if self.encoder is not None and self.target_encoder is not None:
+            reset_parameters(self.encoder, generators)
+            self.target_encoder.load_state_dict(self.encoder.state_dict())
+
+    def optimizer(self, lr: float) -> PopulationAdam:
+        """Adam over all that is trained (Adam is elementwise: one does for all)."""
+        return PopulationAdam(self._trained(), lr)
+
+    def _trained(self) -> list[nn.Parameter]:
+        encoder = self.encoder.parameters() if self.encoder is not None else ()
+        return [*self.actor.parameters(), *self.critic.parameters(), self.log_alpha, *encoder]
+
+    def deterministic(self, observation: Tensor) -> Tensor:
+        """The mode's actions [A, B, action] for observations [A, B, ...]."""
+        return self.actor.deterministic(_encode(self.encoder, observation))
+
+    def update(
+        self,
+        batch: Mapping[str, Tensor],
+        reward: Tensor,
+        noise: Tensor,
+        next_noise: Tensor,
+        optimizer: PopulationAdam,
+        agents: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
+        """One step of critic, actor and temperature, all from the same old parameters, then the target's.
+
+        Args:
+            batch: ``observation`` and ``next_observation`` [A, B, obs], or what the encoder takes,
+                ``action`` [A, B, action], ``discount`` [A, B].
+            reward: [A, B].
+            noise, next_noise: standard normal [A, B, action], of the actor's action and the target's.
+            optimizer: from :meth:`optimizer`.
+            agents: the agents to update, all by default. The batch and the noise are theirs: K
+                rows in this order for K agents.
+
+        Returns:
+            Means over the batch before the update, each [K]: critic_loss, actor_loss, alpha_loss,
+            alpha, q (mean of the smaller one of both), q_max, log_prob.
+        """
+        index = index_of(agents, reward.device)
+        observation, next_observation = batch["observation"], batch["next_observation"]
+        log_alpha = self.log_alpha if index is None else self.log_alpha.index_select(0, index)
+        alpha = log_alpha.detach().exp()
+        with torch.no_grad():
+            next_features = _encode(self.encoder, next_observation, index)
+            next_action, next_log_prob = self.actor.sample(next_features, next_noise, index)
+            next_q = self.target_critic(_encode(self.target_encoder, next_observation, index), next_action, index)
+            target = td_target(reward, batch["discount"], self.gamma, next_q, alpha, next_log_prob)
+
+        features = _encode(self.encoder, observation, index)
+        q = self.critic(features, batch["action"], index)
+        loss_q = critic_loss(q, target)
+        seen = features.detach()  # the encoder is the critic's to train
+        action, log_prob = self.actor.sample(seen, noise, index)
+        constant_critic = {name: p.detach() for name, p in self.critic.named_parameters()}
+        loss_pi = actor_loss(alpha, log_prob, functional_call(self.critic, constant_critic, (seen, action, index)))
+        loss_alpha = alpha_loss(log_alpha, log_prob.detach(), self.target_entropy)
+
+        # Each parameter is in one of the losses alone, so one pass backwards serves all three (and
+        # torch.compile, which frees its graph after one); summed over agents, an agent's gradient is its own.
+        parameters = self._trained()
+        total = (loss_q + loss_pi + loss_alpha).sum()
+        for parameter, grad in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
+            parameter.grad = grad
+        optimizer.step(agents=agents)
+        self.update_target(agents)
+        smaller_q = q.detach().amin(1)
+        return {
+            "critic_loss": loss_q.detach(),
+            "actor_loss": loss_pi.detach(),
+            "alpha_loss": loss_alpha.detach(),
+            "alpha": alpha,
+            "q": smaller_q.mean(-1),
+            "q_max": smaller_q.amax(-1),
+            "log_prob": log_prob.detach().mean(-1),
+        }
+
+    @torch.no_grad()
+    def update_target(self, agents: Sequence[int] | None = None) -> None:
+        """Target <- tau * critic + (1 - tau) * target, for all agents or the given ones; the encoder's too."""
+        targets: list[Tensor] = list(self.target_critic.parameters())
+        critics: list[Tensor] = list(self.critic.parameters())
+        if self.encoder is not None and self.target_encoder is not None:
+            targets += self.target_encoder.parameters()
+            critics += self.encoder.parameters()
+        if agents is not None:
+            targets = [t[i] for t in targets for i in agents]
+            critics = [c[i] for c in critics for i in agents]
+        torch._foreach_lerp_(targets, critics, self.tau)
+
+
+def _encode(encoder: nn.Module | None, observation: Tensor, agents: Tensor | None = None) -> Tensor:
+    return observation if encoder is None else encoder(observation, agents)

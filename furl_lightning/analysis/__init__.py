@@ -1,0 +1,1 @@
+"""What reports and probes are computed and drawn with."""

@@ -1,0 +1,138 @@
+"""One Meta-World task: placement from a seed, sparse success, frames, and its scripted expert."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.policies import ENV_POLICY_MAP
+
+from furl_lightning.envs.rendering import Renderer, RenderQuality
+from furl_lightning.tasks import EPISODE_STEPS
+
+GoalMode = Literal["fixed", "random"]
+OBS_DIM = 39
+ACTION_DIM = 4
+
+
+class Step(NamedTuple):
+    """What one environment step gives."""
+
+    observation: np.ndarray  # float32 [39], after the action
+    reward: float  # Meta-World's dense reward, in [0, 10]
+    success: bool
+    truncated: bool  # the episode's 500 steps are over; Meta-World never terminates
+
+
+class Simulator:
+    """A Meta-World v3 environment whose whole random state is one generator.
+
+    Args:
+        task: a name from the catalogue.
+        seed: seeds the generator that placements are drawn from.
+        goal: ``fixed``: object and goal are placed once, from the seed, and the goal is hidden
+            from the observation (its last three entries are 0). ``random``: placed anew at every
+            reset, and the goal is observed.
+        render: picture quality, or None to make no renderer, and so no OpenGL context.
+        show_goal: put the goal into the observation even where the goal is fixed, as the scripted
+            experts need it.
+        mirror, bgr: see :class:`~furl_lightning.envs.rendering.Renderer`.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        seed: int,
+        goal: GoalMode = "fixed",
+        render: RenderQuality | None = None,
+        show_goal: bool = False,
+        mirror: bool = False,
+        bgr: bool = False,
+    ) -> None:
+        self.task, self.goal = task, goal
+        # The constructors draw a first placement from NumPy's global generator; leave it alone.
+        global_state = np.random.get_state()
+        np.random.seed(seed)
+        env: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
+        np.random.set_state(global_state)
+        env._partially_observable = goal == "fixed" and not show_goal
+        env.__dict__.pop("sawyer_observation_space", None)
+        env._set_task_called = True
+        env.seeded_rand_vec = True
+        env._freeze_rand_vec = False
+        env.seed(seed)
+        self.env = env
+        # Bounds are cached by the observation's clipping with the goal's entries of the day.
+        low, high = env.sawyer_observation_space.low, env.sawyer_observation_space.high
+        if not env._partially_observable:
+            low[-3:], high[-3:] = -np.inf, np.inf
+        if goal == "fixed":
+            env.reset()  # draws the placement that stays
+            env._freeze_rand_vec = True
+        self.renderer = Renderer(env.model, render, mirror, bgr) if render else None
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode; returns the observation, float32 [39]."""
+        observation, _ = self.env.reset()
+        return observation.astype(np.float32)
+
+    def step(self, action: np.ndarray) -> Step:
+        """Take one action in [-1, 1], float32 [4]."""
+        observation, reward, _, truncated, info = self.env.step(action)
+        return Step(observation.astype(np.float32), float(reward), bool(info["success"]), bool(truncated))
+
+    def frame(self, out: np.ndarray | None = None) -> np.ndarray:
+        """The present frame, uint8 [192, 192, 3]."""
+        assert self.renderer is not None, "made without a renderer"
+        return self.renderer.render(self.env.data, out)
+
+    def random_state(self) -> dict[str, Any]:
+        """The generator's state as plain Python numbers; with a reset it restores the simulator."""
+        state: dict[str, Any] = self.env.np_random.bit_generator.state
+        return state
+
+    def set_random_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`random_state` gave; takes effect at the next reset."""
+        self.env.np_random.bit_generator.state = state
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self.renderer is not None:
+            self.renderer.close()
+            self.renderer = None
+
+
+class Expert:
+    """Meta-World's scripted policy of a task; the simulator must show it the goal."""
+
+    def __init__(self, task: str) -> None:
+        policy: Any = ENV_POLICY_MAP[f"{task}-v3"]
+        self._policy = policy()
+
+    def action(self, observation: np.ndarray) -> np.ndarray:
+        """The scripted action for an observation [39], float32 [4], clipped to [-1, 1]."""
+        action = self._policy.get_action(observation.astype(np.float64))
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+
+def first_success_frame(
+    task: str, seed: int, goal: GoalMode, render: RenderQuality, mirror: bool = False, bgr: bool = False
+) -> np.ndarray | None:
+    """The goal image: the frame at the scripted expert's first success, uint8 [192, 192, 3].
+
+    The placement is the one that an agent of this task and seed meets in its first episode.
+    None if the expert does not succeed within one episode.
+    """
+    simulator = Simulator(task, seed, goal, render, show_goal=True, mirror=mirror, bgr=bgr)
+    expert = Expert(task)
+    try:
+        observation = simulator.reset()
+        for _ in range(EPISODE_STEPS):
+            step = simulator.step(expert.action(observation))
+            if step.success:
+                return simulator.frame()
+            observation = step.observation
+        return None
+    finally:
+        simulator.close()

@@ -1,0 +1,145 @@
+"""The aligned reward: two projection heads over frozen VLM embeddings, and their ranking losses.
+
+FuRL (arXiv 2406.00645), section 4.1. Shapes: A agents, B batch entries, D the VLM's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from furl_lightning.agents.members import index_of
+from furl_lightning.agents.networks import PopulationMLP, reset_parameters
+from furl_lightning.agents.optim import PopulationAdam
+
+
+def goal_mask(distance: Tensor, l2_margin: float) -> Tensor:
+    """mask[i, j] = 1 where frame i is nearer the goal image than frame j by more than the margin.
+
+    ``distance`` [A, B] is the L2 distance of a frame's embedding to the goal image's; mask [A, B, B].
+    """
+    return (distance[:, :, None] < distance[:, None, :] - l2_margin).to(distance.dtype)
+
+
+def goal_loss(cosine: Tensor, mask: Tensor, margin: float) -> Tensor:
+    """Before the first success: sum_j mask_ij relu(margin - (cos_i - cos_j)), mean over i: [A].
+
+    ``cosine`` [A, B], ``mask`` [A, B, B] from :func:`goal_mask`.
+    """
+    hinge = F.relu(margin - (cosine[:, :, None] - cosine[:, None, :]))
+    return (mask * hinge).sum(-1).mean(-1)
+
+
+def success_loss(positive: Tensor, lag: Tensor, negative: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """After the first success: two gated differences, each averaged over the batch: ([A], [A]).
+
+    mean[1{other - pos + margin > 0} (other - pos)] for the negatives and for the lags. The margin
+    gates and does not shift the value, as in the published code; the gradient is the hinge's.
+    Arguments are cosines [A, B].
+    """
+    losses = []
+    for other in (negative, lag):
+        difference = other - positive
+        losses.append(((difference + margin > 0).to(difference.dtype) * difference).mean(-1))
+    return losses[0], losses[1]
+
+
+class AlignedReward(nn.Module):
+    """Cosine of a projected frame and the projected instruction, with heads for each agent.
+
+    Args:
+        text_embedding: the instructions' embeddings, float32 [A, D].
+        hidden, width: sizes of the heads, D-hidden-width, ReLU between and none at the end.
+        margin: of both ranking losses, in cosine.
+        l2_margin: of the goal phase's ordering, in the VLM's embedding distance.
+    """
+
+    text_embedding: Tensor
+
+    def __init__(
+        self,
+        text_embedding: Tensor,
+        hidden: int = 256,
+        width: int = 64,
+        margin: float = 0.1,
+        l2_margin: float = 0.25,
+    ) -> None:
+        super().__init__()
+        num_agents, vlm_width = text_embedding.shape
+        self.margin, self.l2_margin = margin, l2_margin
+        self.register_buffer("text_embedding", text_embedding.clone())
+        self.image_head = PopulationMLP([num_agents], [vlm_width, hidden, width])
+        self.text_head = PopulationMLP([num_agents], [vlm_width, hidden, width])
+
+    def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
+        """Fresh heads, each agent's from its own generator."""
+        reset_parameters(self.image_head, generators)
+        reset_parameters(self.text_head, generators)
+
+    def optimizer(self, lr: float) -> PopulationAdam:
+        """Adam over both heads."""
+        return PopulationAdam(self.parameters(), lr)
+
+    def forward(self, embedding: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Cosines [K, B] of frames [K, B, D], for all agents or the given ones (int64 [K])."""
+        text = self.text_embedding if agents is None else self.text_embedding.index_select(0, agents)
+        projected_text = self.text_head(text[:, None], agents)  # [K, 1, width]
+        return F.cosine_similarity(self.image_head(embedding, agents), projected_text, dim=-1)
+
+    def update_by_goal(
+        self,
+        embedding: Tensor,
+        distance: Tensor,
+        optimizer: PopulationAdam,
+        agents: Sequence[int] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of the goal phase for all agents, or for the K given, whose rows these are.
+
+        Args:
+            embedding: frames of the replay batch [K, B, D].
+            distance: their distances to the goal image [K, B].
+
+        Returns:
+            The cosines before the step [K, B], and, each [K], the loss and ``ordered``, the share of the
+            batch's pairs of frames that the goal image puts in an order.
+        """
+        cosine = self(embedding, index_of(agents, embedding.device))
+        mask = goal_mask(distance, self.l2_margin)
+        loss = goal_loss(cosine, mask, self.margin)
+        self._step(loss, optimizer, agents)
+        pairs = mask.shape[-1] * (mask.shape[-1] - 1) / 2
+        return cosine.detach(), {"loss": loss.detach(), "ordered": mask.sum((-2, -1)) / pairs}
+
+    def update_by_success(
+        self, triples: Tensor, optimizer: PopulationAdam, agents: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """One step of the success phase; means over the batch before it, each [K].
+
+        Args:
+            triples: embeddings of positives, lags and negatives [K, 3, B, D], from the success memory.
+
+        Returns:
+            loss (the sum), loss_negative, loss_lag, cos_positive, cos_lag, cos_negative.
+        """
+        cosine = self(triples.flatten(1, 2), index_of(agents, triples.device))
+        positive, lag, negative = cosine.unflatten(1, triples.shape[1:3]).unbind(1)
+        loss_negative, loss_lag = success_loss(positive, lag, negative, self.margin)
+        loss = loss_negative + loss_lag
+        self._step(loss, optimizer, agents)
+        return {
+            "loss": loss.detach(),
+            "loss_negative": loss_negative.detach(),
+            "loss_lag": loss_lag.detach(),
+            "cos_positive": positive.detach().mean(-1),
+            "cos_lag": lag.detach().mean(-1),
+            "cos_negative": negative.detach().mean(-1),
+        }
+
+    def _step(self, loss: Tensor, optimizer: PopulationAdam, agents: Sequence[int] | None) -> None:
+        parameters = list(self.parameters())
+        for parameter, grad in zip(parameters, torch.autograd.grad(loss.sum(), parameters), strict=True):
+            parameter.grad = grad
+        optimizer.step(agents=agents)

@@ -1,0 +1,1 @@
+"""Sweeps of many runs over a cluster, and furl-sweep."""

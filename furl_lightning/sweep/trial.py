@@ -1,0 +1,228 @@
+"""A trial of a sweep: ``furl-fit`` on a share of a population, as a process that can be killed and goes on.
+
+Imports nothing heavy: this is what a scheduler's workers load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from furl_lightning.runs.folder import is_locked
+from furl_lightning.sweep.run_storage import RunStorage
+
+POLL_SECONDS = 0.5
+NOWHERE = "http://127.0.0.1:9"
+"""A proxy that does not exist."""
+LOCK_SECONDS = 60.0
+"""How long the process of an earlier attempt may take to die."""
+
+Report = Callable[[int, int], bool]
+"""Takes the process's id and the environment steps made; returns whether to stop."""
+
+
+class TrialFailed(RuntimeError):
+    """An attempt ended badly; another may go on from the last checkpoint."""
+
+
+class TrialRefused(ValueError):
+    """furl-fit, or the node, cannot do it, however often it is asked."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one ``furl-fit`` is to train.
+
+    Attributes:
+        name: of the run, a plain folder name.
+        method: name of the method in the sweep.
+        goal: goal mode.
+        tasks: of the share.
+        seeds: of the share; its agents are tasks x seeds.
+        env_steps: length of the run.
+        configs: YAML texts, each laid over those before it.
+    """
+
+    name: str
+    method: str
+    goal: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    env_steps: int
+    configs: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials lie and what they may use.
+
+    Attributes:
+        folder: holds a folder and a log for each trial; on storage that all nodes share, unless
+            there is a ``storage``.
+        storage: fsspec URL that trials are fetched from and pushed to, or None.
+        cwd: folder that relative paths in configurations start from.
+        threads: CPU threads of a trial.
+        gpu: whether it may use the GPU that it sees.
+    """
+
+    folder: Path
+    storage: str | None
+    cwd: Path
+    threads: int
+    gpu: bool
+
+
+def run(trial: Trial, place: Place, report: Report) -> bool:
+    """Train until the end, from the newest whole checkpoint if there is one; returns whether the end was reached.
+
+    Raises:
+        TrialFailed: the process ended badly; the message is its last line.
+        TrialRefused: the configuration cannot be used, or the folder is not shared.
+    """
+    with _folder(trial, place) as (folder, storage):
+        run_folder, log = folder / trial.name, folder / f"{trial.name}.log"
+        _wait_until_free(run_folder)
+        newest = newest_whole(run_folder / "checkpoints")
+        if newest is not None and steps_of(newest) >= trial.env_steps:  # only the news of it was lost
+            return True
+        with tempfile.TemporaryDirectory(prefix="furl-sweep-") as configs, log.open("ab") as output:
+            command = [sys.executable, "-m", "furl_lightning.fit_process", str(os.getpid())]
+            for number, text in enumerate(trial.configs):
+                path = Path(configs) / f"{number}.yaml"
+                path.write_text(text)
+                command += ["--config", str(path)]
+            command += ["--runs", str(folder), "--name", trial.name, "--trainer.enable_progress_bar", "false"]
+            if newest is not None:
+                command += ["--ckpt_path", str(newest)]
+            begun = output.tell()
+            status = _watch(command, place, run_folder, output.fileno(), storage, report)
+        if storage is not None:
+            storage.push(trial.name, final=True)
+        if status == 0:
+            return True
+        if status == 128 + signal.SIGTERM:
+            return False
+        last = last_line(log, begun) or f"furl-fit ended with status {status}"
+        raise (TrialRefused if status == 2 else TrialFailed)(last)
+
+
+@contextlib.contextmanager
+def _folder(trial: Trial, place: Place) -> Iterator[tuple[Path, RunStorage | None]]:
+    """The folder to work in: the shared one, or a scratch folder with what the storage has of the trial."""
+    if place.storage is None:
+        if not place.folder.is_dir():
+            raise TrialRefused(
+                f"there is no folder {place.folder} on node {os.uname().nodename}: runs must lie on storage that all "
+                "nodes share, or be fetched and pushed: give --storage"
+            )
+        yield place.folder, None
+        return
+    with tempfile.TemporaryDirectory(prefix="furl-sweep-") as scratch:
+        storage = RunStorage(place.storage, Path(scratch))
+        storage.fetch(trial.name)
+        yield Path(scratch), storage
+
+
+def _watch(
+    command: list[str], place: Place, run_folder: Path, output: int, storage: RunStorage | None, report: Report
+) -> int:
+    """Run furl-fit to its end, or to a polite stop; returns its exit status."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(place.threads)}
+    environment.setdefault("LP_NUM_THREADS", str(place.threads - 1))  # of software OpenGL
+    if environment.get("http_proxy") == NOWHERE:
+        del environment["http_proxy"]
+    if not place.gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        cwd=place.cwd if place.cwd.is_dir() else None,
+        start_new_session=True,
+    )
+    try:
+        stopping = False
+        while process.poll() is None:
+            if report(process.pid, steps_made(run_folder)) and not stopping:
+                stopping = True
+                process.terminate()
+            if storage is not None:
+                storage.push(run_folder.name)
+            time.sleep(POLL_SECONDS)
+        report(process.pid, steps_made(run_folder))
+        return process.returncode
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_until_free(run_folder: Path) -> None:
+    """Wait for an earlier attempt's process to let go of the folder; its node may only be lost to the scheduler.
+
+    Raises:
+        TrialFailed: it does not.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    while is_locked(run_folder / ".lock"):
+        if time.monotonic() > deadline:
+            raise TrialFailed(f"{run_folder} is still in use by another process")
+        time.sleep(POLL_SECONDS)
+
+
+def newest_whole(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that is whole with all its files, if there is one."""
+    paths = sorted(checkpoints.glob("step-*.ckpt"), reverse=True)
+    if not paths:
+        return None
+    from furl_lightning.replay.journal import DamagedFile
+    from furl_lightning.training.checkpoint import load_whole  # takes seconds and memory
+
+    for path in paths:
+        with contextlib.suppress(DamagedFile):
+            load_whole(path)
+            return path
+    return None
+
+
+def steps_of(checkpoint: Path) -> int:
+    """Environment steps of a ``step-*.ckpt``."""
+    return int(checkpoint.stem.removeprefix("step-"))
+
+
+def steps_made(run_folder: Path) -> int:
+    """Environment steps of the newest row of ``metrics.csv``, 0 where there is none."""
+    try:
+        with (run_folder / "metrics.csv").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2_000))
+            rows = file.read().split(b"\n")[:-1]  # what follows the last end of a line is not whole
+    except OSError:
+        return 0
+    found = [row.split(b",")[0] for row in rows[1:]]
+    return max((int(steps) for steps in found if steps.isdigit()), default=0)
+
+
+def last_line(log: Path, begun: int = 0) -> str:
+    """The last line that says something, of those after ``begun`` bytes."""
+    with log.open("rb") as file:
+        file.seek(begun)
+        lines = [" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "")

@@ -1,0 +1,1 @@
+"""Lightning around the learner: module, evaluation, checkpoints, logging, pictures."""

@@ -1,0 +1,168 @@
+"""Evaluation of the deterministic policies, in environments and with random numbers of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.data.policy import DeterministicPolicy
+from furl_lightning.envs.fleet import SimulatorSettings
+from furl_lightning.envs.metaworld import MetaWorldEnv, RewardKind
+from furl_lightning.tasks import EPISODE_STEPS, Agent
+from furl_lightning.training.module import FuRLModule
+from furl_lightning.utils.stopping import Stopping
+
+RANDOM_GOAL_SEED_OFFSET = 100
+"""Evaluation's seed with random goals is the agent's plus this (the paper's protocol)."""
+
+
+class Evaluator:
+    """Episodes of a population's deterministic policy.
+
+    Fixed goals: the training's placement. Random goals: placements drawn from seed + 100, the same
+    ones at every evaluation, so that evaluations differ by the policy alone.
+    """
+
+    def __init__(
+        self,
+        agents: Sequence[Agent],
+        settings: SimulatorSettings,
+        num_workers: int = 0,
+        reward: RewardKind = "sparse",
+        frame_size: int | None = None,
+    ) -> None:
+        self.offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
+        own = [Agent(agent.task, agent.seed + self.offset) for agent in agents]
+        if frame_size is None:
+            settings = replace(settings, render=None)
+        self.env = MetaWorldEnv(own, settings, num_workers, reward, frame_size)
+        self._start = self.env.fleet.random_states()
+
+    def evaluate(
+        self, policy: TensorDictModuleBase, episodes: int, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Tensor] | None:
+        """Means over the episodes, each [A]: success (last step), success_any (any step), return.
+
+        None if ``stop``, asked before each episode, says so.
+        """
+        results = self.episodes(policy, episodes, stop)
+        return results and {name: values.mean(1) for name, values in results.items()}
+
+    def episodes(
+        self, policy: TensorDictModuleBase, episodes: int, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Tensor] | None:
+        """Every episode's results, each [A, episodes]: success (last step), success_any (any step), return.
+
+        None if ``stop``, asked before each episode, says so.
+        """
+        self.env.fleet.set_random_states(self._start)
+        results: dict[str, list[Tensor]] = {"success": [], "success_any": [], "return": []}
+        for _ in range(episodes):
+            if stop():
+                return None
+            success, reward = self._episode(policy)  # [A, 500] each
+            results["success"].append(success[:, -1].float())
+            results["success_any"].append(success.any(1).float())
+            results["return"].append(reward.sum(1))
+        return {name: torch.stack(values, 1) for name, values in results.items()}
+
+    def _episode(self, policy: DeterministicPolicy) -> tuple[Tensor, Tensor]:
+        """Success and reward of every step; frames are let go of, an episode of them is large."""
+        state, success, reward = self.env.reset(), [], []
+        for _ in range(EPISODE_STEPS):
+            state = self.env.step(policy(state))["next"]
+            success.append(state["success"])
+            reward.append(state["reward"])
+        return torch.cat(success, 1), torch.cat(reward, 1)
+
+    def close(self) -> None:
+        """End its workers."""
+        self.env.close(raise_if_closed=False)
+
+
+class Evaluation(Callback):
+    """Evaluates every ``data.eval_every`` environment steps and at the end; prints the last as a table.
+
+    A signal stops an evaluation between two episodes; the run that is resumed makes it up.
+
+    Args:
+        stopping: the signals.
+    """
+
+    def __init__(self, stopping: Stopping | None = None) -> None:
+        self.stopping = stopping or Stopping()
+        self._owed = False
+        self._evaluator: Evaluator | None = None
+        self.results: dict[str, Tensor] = {}
+        """Of the newest evaluation, each [A]; see :meth:`Evaluator.evaluate`."""
+        self.env_steps = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether an evaluation was cut off."""
+        return {"owed": self._owed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self._owed = state_dict["owed"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for an evaluation that was cut off."""
+        if self._owed:
+            self._evaluate(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Evaluate where it is time to."""
+        data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        due = data.env_steps % data.eval_every < data.steps_per_iteration
+        if due or data.env_steps >= data.env_steps_total:
+            self._evaluate(pl_module, data)
+
+    def _evaluate(self, module: LightningModule, data: FuRLDataModule) -> None:
+        assert isinstance(module, FuRLModule)
+        if self._evaluator is None:
+            self._evaluator = Evaluator(data.agents, data.settings, data.num_workers, data.reward_kind, data.frame_size)
+        policy = DeterministicPolicy(module.evaluated_agent, data.frame_stack())
+        goes_on = data.env_steps < data.env_steps_total  # there is no run to resume that would make up for the last
+        stop = lambda: goes_on and self.stopping.signal is not None  # noqa: E731
+        results = self._evaluator.evaluate(policy, data.eval_episodes, stop)
+        self._owed = results is None
+        if results is None:
+            return
+        self.results, self.env_steps = results, data.env_steps
+        module.log_agents({f"eval/{name}": values for name, values in self.results.items()}, data.env_steps)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table and free the environments."""
+        data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if self.results and self.env_steps == data.env_steps:
+            print(f"\n{table(data.agents, self.results, self.env_steps)}", file=sys.stdout, flush=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Free the environments where Lightning skips :meth:`teardown`."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Free the environments."""
+        if self._evaluator is not None:
+            self._evaluator.close()
+            self._evaluator = None
+
+
+def table(agents: Sequence[Agent], results: dict[str, Tensor], env_steps: int) -> str:
+    """Success of each agent and the mean, as text."""
+    width = max(len(str(agent)) for agent in agents)
+    head = f"{'task/seed':<{width}}  success  any step   return"
+    rows = [f"evaluation after {env_steps:,} environment steps", head, "-" * len(head)]
+    columns = torch.stack([results["success"], results["success_any"], results["return"]], 1)
+    for name, values in zip([*map(str, agents), "mean"], [*columns, columns.mean(0)], strict=True):
+        success, success_any, returned = values.tolist()
+        rows.append(f"{name:<{width}}  {success:7.1%}  {success_any:8.1%}  {returned:7.1f}")
+    return "\n".join(rows)

@@ -1,0 +1,176 @@
+"""Episodes to look at: video files, film strips, and what is written over the picture."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tensordict import TensorDict
+
+from furl_lightning.agents.encoder import shrink
+from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
+from furl_lightning.envs.episodes import Episode, play
+from furl_lightning.envs.simulator import Simulator
+from furl_lightning.tasks import EPISODE_STEPS, Agent
+from furl_lightning.training.evaluation import RANDOM_GOAL_SEED_OFFSET
+from furl_lightning.training.module import FuRLModule
+from furl_lightning.vlm.prompts import text_of
+
+SCALE = 2
+"""A video's picture is the frame at twice its size."""
+BAND = 88
+"""Height in pixels of the band of text and reward curve below a video's picture."""
+GREEN, GREY, BLUE, WHITE = (90, 200, 110), (120, 120, 130), (110, 170, 250), (235, 235, 235)
+
+
+@dataclass
+class Film:
+    """One episode with what is said about it."""
+
+    agent: Agent
+    instruction: str
+    episode: Episode
+    vlm_reward: np.ndarray | None
+    """Of each frame, float32 [T]; None without a VLM."""
+
+    @property
+    def task_reward(self) -> np.ndarray:
+        """The sparse task reward at each frame, [T]: success - 1."""
+        return self.episode.success.astype(np.float32) - 1.0
+
+
+class Studio:
+    """Films evaluation's first episode of some agents, in simulators of its own.
+
+    Args:
+        module: the learner; its weights of the moment act.
+        data: the population, its instructions, goal mode and picture.
+        rows: places in the population of the agents to film.
+    """
+
+    def __init__(self, module: FuRLModule, data: FuRLDataModule, rows: Sequence[int]) -> None:
+        self.module, self.data, self.rows = module, data, rows
+        agents, settings = data.agents, data.settings
+        offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
+        own = replace(settings, render=settings.render or "fast")
+        self._simulators = {r: Simulator(agents[r].task, agents[r].seed + offset, **asdict(own)) for r in rows}
+        self._start = {row: simulator.random_state() for row, simulator in self._simulators.items()}
+
+    def film(self, row: int, drawn: Container[int]) -> Film:
+        """Play an agent's episode and keep the frames after the given numbers of steps; the same one every time."""
+        player = DeterministicPolicy(self.module.evaluated_agent, self.data.frame_stack())
+        policy = SomeAgents(player, [row], len(self.data.agents))
+        simulator = self._simulators[row]
+
+        def act(step: int, observation: np.ndarray) -> np.ndarray:
+            seen = TensorDict({"observation": torch.from_numpy(np.float32(observation))[None]}, [1])
+            if self.data.frame_size is not None:
+                seen["frame"] = shrink(torch.from_numpy(simulator.frame())[None], self.data.frame_size)
+                seen["episode_step"] = torch.full((1, 1), step)
+            action: np.ndarray = policy(seen)["action"][0].numpy()
+            return action
+
+        simulator.set_random_state(self._start[row])
+        episode = play(simulator, act, drawn)
+        reward = None
+        if self.module.vlm is not None:
+            reward = self.module.frame_reward(row, torch.from_numpy(episode.frames)).numpy()
+        return Film(self.data.agents[row], text_of(self.data.instructions[row]), episode, reward)
+
+    def close(self) -> None:
+        """Free the renderers."""
+        for simulator in self._simulators.values():
+            simulator.close()
+
+
+def strip(film: Film, count: int = 8) -> np.ndarray:
+    """A film strip: ``count`` frames from first to last, uint8 [H, W, 3], each with its step and rewards."""
+    episode = film.episode
+    chosen = np.unique(np.linspace(0, len(episode.step) - 1, count).round().astype(int))
+    side = episode.frames.shape[1]
+    sheet = Image.new("RGB", (len(chosen) * (side + 4) - 4, side + 62), (24, 24, 28))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((6, 3), f"{film.agent}: {film.instruction}", WHITE, _font(15))
+    for place, i in enumerate(chosen):
+        left = place * (side + 4)
+        sheet.paste(Image.fromarray(episode.frames[i]), (left, 24))
+        if episode.success[i]:
+            draw.rectangle((left, 24, left + side - 1, 23 + side), outline=GREEN, width=3)
+        told = f"step {episode.step[i]}"
+        if film.vlm_reward is not None:
+            told += f"   VLM {film.vlm_reward[i]:+.2f}"
+        draw.text((left + 6, side + 26), told, GREEN if episode.success[i] else WHITE, _font(14))
+        draw.text((left + 6, side + 41), "success" if episode.success[i] else "", GREEN, _font(12))
+    return np.asarray(sheet)
+
+
+def pictures(film: Film) -> Iterator[np.ndarray]:
+    """A video's pictures, uint8 [H, W, 3]: the frame, and below it instruction, step and rewards."""
+    episode, reward = film.episode, film.vlm_reward
+    side = episode.frames.shape[1] * SCALE
+    for i in range(len(episode.step)):
+        sheet = Image.new("RGB", (side, side + BAND), (24, 24, 28))
+        sheet.paste(Image.fromarray(episode.frames[i]).resize((side, side), Image.Resampling.BICUBIC))
+        draw = ImageDraw.Draw(sheet)
+        draw.text((8, side + 4), f"{film.agent}: {film.instruction}", WHITE, _font(14))
+        told = f"step {episode.step[i]:3d}   task reward {film.task_reward[i]:+.0f}"
+        if reward is not None:
+            told += f"   VLM reward {reward[i]:+.3f}"
+            _curve(draw, reward, i, (8, side + 46, side - 8, side + BAND - 6))
+        draw.text((8, side + 23), told, GREEN if episode.success[i] else WHITE, _font(14))
+        if episode.success[i]:
+            draw.rectangle((0, 0, side - 1, side - 1), outline=GREEN, width=4)
+        yield np.asarray(sheet)
+
+
+def _curve(draw: ImageDraw.ImageDraw, values: np.ndarray, now: int, box: tuple[int, int, int, int]) -> None:
+    """The VLM reward over the whole episode, up to now in colour."""
+    left, top, right, bottom = box
+    low, high = float(values.min()), float(values.max())
+    x = np.linspace(left, right, len(values))
+    y = bottom - (values - low) / max(high - low, 1e-6) * (bottom - top)
+    points = [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
+    if len(points) > 1:
+        draw.line(points, GREY, 1)
+        draw.line(points[: now + 1] if now else points[:1] * 2, BLUE, 2)
+    draw.ellipse((points[now][0] - 3, points[now][1] - 3, points[now][0] + 3, points[now][1] + 3), fill=BLUE)
+
+
+def write_video(path: Path, frames: Iterator[np.ndarray], fps: int) -> Path:
+    """Write frames as ``path`` with the ending .mp4 where the extra ``video`` is installed, else animated .webp."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if importlib.util.find_spec("imageio_ffmpeg"):
+        return _write_mp4(path.with_suffix(".mp4"), frames, fps)
+    sheets = [Image.fromarray(frame) for frame in frames]
+    path = path.with_suffix(".webp")
+    sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=round(1000 / fps), quality=70, loop=0)
+    return path
+
+
+def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: int) -> Path:
+    import imageio_ffmpeg
+
+    first = next(frames)
+    height, width = first.shape[:2]
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, macro_block_size=4, quality=7)
+    writer.send(None)
+    writer.send(np.ascontiguousarray(first))
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    return path
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def spread(count: int) -> list[int]:
+    """``count`` numbers of steps from an episode's first to its last."""
+    return [round(step) for step in np.linspace(0, EPISODE_STEPS, count)]

@@ -1,0 +1,140 @@
+"""What TensorBoard shows beside scalars: a layout, the run's settings, film strips, reward histograms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.utils.tensorboard.summary import hparams
+
+from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.runs.tensorboard import TensorBoard
+from furl_lightning.training.evaluation import Evaluation
+from furl_lightning.training.film import Studio, spread, strip
+from furl_lightning.training.module import FuRLModule
+
+FRAMES = 8
+"""In a film strip."""
+SAMPLES = 1_000
+"""Frames of each ring of the success memory that a histogram is made of, at most."""
+
+LAYOUT: dict[str, dict[str, list[Any]]] = {
+    "success": {
+        "evaluation, mean over agents": ["Multiline", ["^eval/success$", "^eval/success_any$"]],
+        "evaluation, each task": ["Multiline", ["^eval/success/[^/]+$"]],
+        "training episodes, mean over agents": ["Multiline", ["^train/success$", "^train/success_any$"]],
+    },
+    "VLM reward": {
+        "replay batch: mean, least, greatest": ["Multiline", ["^reward/vlm$", "^reward/vlm_min$", "^reward/vlm_max$"]],
+        "aligned cosine: positives, lags, negatives": ["Multiline", ["^alignment/cos_[a-z]+$"]],
+        "ranking loss": ["Multiline", ["^alignment/loss$", "^alignment/loss_[a-z]+$"]],
+        "goal phase: share of pairs in an order": ["Multiline", ["^alignment/ordered$"]],
+        "frames in the success memory": ["Multiline", ["^memory/positives$", "^memory/negatives$"]],
+        "share of agents in the relay": ["Multiline", ["^relay/active$"]],
+    },
+    "SAC": {
+        "Q": ["Multiline", ["^sac/q/[a-z_]+agent$"]],
+        "temperature": ["Multiline", ["^sac/alpha/[a-z_]+agent$"]],
+        "critic loss": ["Multiline", ["^sac/critic_loss/[a-z_]+agent$"]],
+        "log-probability": ["Multiline", ["^sac/log_prob/[a-z_]+agent$"]],
+    },
+    "speed": {
+        "environment steps per second": ["Multiline", ["^perf/env_steps_per_s$"]],
+        "milliseconds per environment step": ["Multiline", ["^perf/[a-z]+_ms$"]],
+    },
+}
+"""Charts of the Custom Scalars page by category; the first is open when the page is."""
+
+
+class TensorBoardPages(Callback):
+    """Writes the layout and the settings at the start, pictures and histograms at each evaluation.
+
+    Films are shot in simulators of their own, one task at a time, and neither they nor the
+    histograms draw random numbers: training is the same with and without them.
+
+    Args:
+        strips: film one episode of each task at every evaluation.
+    """
+
+    def __init__(self, strips: bool = True) -> None:
+        self.strips = strips
+        self._shown = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what does not change."""
+        assert isinstance(pl_module, FuRLModule)
+        settings = _flat(pl_module.settings or {})
+        for logger in _loggers(trainer):
+            with logger.losing():
+                logger.experiment.add_custom_scalars(LAYOUT)
+                # Without the values: they are scalars already, and this would write a first one.
+                for summary in hparams(settings, {"eval/success": 0.0, "eval/success_any": 0.0}):
+                    logger.experiment._get_file_writer().add_summary(summary)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Where there has just been an evaluation: show it."""
+        assert isinstance(pl_module, FuRLModule)
+        evaluated = max((c.env_steps for c in trainer.callbacks if isinstance(c, Evaluation)), default=-1)  # type: ignore[attr-defined]
+        data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        loggers = _loggers(trainer)
+        if not loggers or evaluated != data.env_steps or evaluated == self._shown:
+            return
+        self._shown = evaluated
+        if self.strips and data.settings.render is not None:
+            self._film(loggers, pl_module, data)
+        if pl_module.trains_heads:
+            self._histograms(loggers, pl_module, data)
+
+    def _film(self, loggers: list[TensorBoard], module: FuRLModule, data: FuRLDataModule) -> None:
+        firsts: dict[str, int] = {}
+        for row, agent in enumerate(data.agents):
+            firsts.setdefault(agent.task, row)
+        for task, row in firsts.items():
+            studio = Studio(module, data, [row])  # 130 MB each: one at a time
+            try:
+                film = studio.film(row, spread(FRAMES))
+            finally:
+                studio.close()
+            pictures = {
+                "film": strip(film),
+                "first_frame": film.episode.frames[0],
+                "last_frame": film.episode.frames[-1],
+            }
+            for logger in loggers:
+                with logger.losing():
+                    for name, picture in pictures.items():
+                        logger.experiment.add_image(f"{name}/{task}", picture, data.env_steps, dataformats="HWC")
+
+    def _histograms(self, loggers: list[TensorBoard], module: FuRLModule, data: FuRLDataModule) -> None:
+        """The VLM reward of the success memory's frames, the agents of a task together."""
+        for name, ring, held in (
+            ("positives", data.memory.positive, data.memory.positives),
+            ("negatives", data.memory.negative, data.memory.negatives),
+        ):
+            rewards: dict[str, list[np.ndarray]] = {}
+            for row, agent in enumerate(data.agents):
+                count = int(held[row])
+                if count:
+                    places = torch.linspace(0, count - 1, min(count, SAMPLES)).round().long()
+                    reward = module.embedding_reward(row, ring[row][places.to(ring.device)].float())
+                    rewards.setdefault(agent.task, []).append(reward.numpy())
+            for task, values in rewards.items():
+                for logger in loggers:
+                    with logger.losing():
+                        tag = f"reward_of_{name}/{task}"
+                        logger.experiment.add_histogram(tag, np.concatenate(values), data.env_steps)
+
+
+def _loggers(trainer: Trainer) -> list[TensorBoard]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as TensorBoard takes them: ``data.goal`` and the like, numbers, booleans and text."""
+    return {
+        f"{part}.{name}": value if isinstance(value, bool | int | float | str) else str(value)
+        for part, values in settings.items()
+        for name, value in values.items()
+    }

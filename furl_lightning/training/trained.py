@@ -1,0 +1,127 @@
+"""A trained population out of a checkpoint file alone: no replay buffer, no run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from torch import Tensor
+
+from furl_lightning import __version__
+from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.tasks import Agent, task_names
+from furl_lightning.training.module import FuRLModule, OtherRun
+from furl_lightning.utils.errors import BadInput
+from furl_lightning.vlm import VLM
+
+
+@dataclass
+class Trained:
+    """A run's learner at the moment of a checkpoint."""
+
+    module: FuRLModule
+    data: FuRLDataModule
+    """What the run was set to; it collects nothing here."""
+    env_steps: int
+    """Environment steps made so far, per agent."""
+    checkpoint: Path
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, or the checkpoint's own where that lies in none."""
+        parent = self.checkpoint.parent
+        return parent.parent if parent.name == "checkpoints" else parent
+
+    def rows(self, tasks: list[str] | None) -> list[int]:
+        """The agents of the given tasks, all where None, as places in the population.
+
+        Raises:
+            BadInput: a task that nobody was trained on.
+            UnknownTask: a name that is no task.
+        """
+        own = list(dict.fromkeys(agent.task for agent in self.agents))
+        wanted = own if not tasks else task_names(tasks)
+        missing = [task for task in wanted if task not in own]
+        if missing:
+            raise BadInput(f"{self.checkpoint} has no agent for {', '.join(missing)}; it has: {', '.join(own)}")
+        return [i for i, agent in enumerate(self.agents) if agent.task in wanted]
+
+    @property
+    def agents(self) -> list[Agent]:
+        """The population."""
+        return self.data.agents
+
+
+def load(path: Path, vlm: VLM | None = None) -> Trained:
+    """Rebuild a run's learner from a checkpoint; the run may go on writing.
+
+    Args:
+        path: the file, or the folder of a run, whose ``last.ckpt`` is taken.
+        vlm: the run's own VLM, where it is made already or lies elsewhere on this machine.
+
+    Raises:
+        BadInput: no such file, no checkpoint of furl-fit, one of another version, or another VLM.
+    """
+    if path.is_dir():
+        folder, path = path, path / "checkpoints" / "last.ckpt"
+        if not path.is_file():
+            raise BadInput(f"{folder} has no checkpoints/last.ckpt; give a checkpoint or the folder of a run")
+    if not path.is_file():
+        there = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        raise BadInput(f"no checkpoint at {path}" + (f"; there are: {', '.join(there)}" if there else ""))
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        weights: dict[str, Tensor] = saved["state_dict"]
+        env_steps = int(saved["FuRLDataModule"]["env_steps"])
+    except Exception:
+        raise BadInput(f"{path} is damaged or no checkpoint of furl-fit") from None
+    settings = saved.get("settings") or _written_beside(path)
+    if vlm is not None:
+        settings["model"]["vlm"] = vlm
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(FuRLModule, "model")
+    parser.add_class_arguments(FuRLDataModule, "data")
+    try:
+        made = parser.instantiate(parser.parse_object(settings))
+        module, data = made.model, made.data
+    except ArgumentError as error:
+        raise _other_version(path, saved, str(error)) from error
+    except (ValueError, TypeError, OSError) as error:
+        raise BadInput(f"{path}: {error}") from error
+    data.prepare_for(module)
+    module.build(data.agents, data.instructions, data.randomness.init, data.frame_size)
+    ours = {name: values.shape for name, values in module.state_dict().items()}
+    theirs = {name: values.shape for name, values in weights.items()}
+    different = sorted(ours.items() ^ theirs.items(), key=str)
+    if different:
+        raise _other_version(path, saved, f"{different[0][0]} differs")
+    try:
+        module.refuse_other_run(saved, data)
+    except OtherRun as error:
+        raise BadInput(f"{path}: {error}") from error
+    module.load_state_dict(weights)
+    if module.relay is not None:
+        module.relay.load_state_dict(saved["relay"])
+    module.settings = settings
+    return Trained(module.eval(), data, env_steps, path)
+
+
+def _written_beside(path: Path) -> dict[str, Any]:
+    """The settings in the run folder's config.yaml, for a checkpoint without any."""
+    config = path.parent.parent / "config.yaml"
+    try:
+        written = yaml.safe_load(config.read_text())
+        return {part: written[part] for part in ("model", "data")}
+    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        raise BadInput(
+            f"{path} does not hold its run's settings, nor does {config}: it is of another version"
+        ) from None
+
+
+def _other_version(path: Path, saved: dict[str, Any], difference: str) -> BadInput:
+    theirs = saved.get("version", "an older version")
+    return BadInput(f"{path} was written by furl_lightning {theirs}, this is {__version__}: {difference}")
