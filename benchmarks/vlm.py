@@ -5,8 +5,8 @@ is measured in a process of its own: a checkpoint is made, loaded as any other, 
 192 x 192, preprocessing included.
 
 Speed is by the process's CPU time divided among its threads, which other programs on the machine
-hardly change; it is the speed where every thread has a core and they share the work evenly.
-``--clock wall`` takes the clock on the wall, for a machine that has nothing else to do.
+hardly change; it is the speed of threads that have a core each and share the work evenly.
+``--clock wall`` measures elapsed time, for a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -49,46 +49,46 @@ MARKS = "<!-- figures: benchmarks/vlm.py --write -->", "<!-- end of figures -->"
 BATCHES = (1, 10, 64)
 
 
-def embedded(folder: Path, precision: Precision, channels_last: bool) -> VLM:
+def embedded(folder: Path, precision: Precision) -> VLM:
     """The package's own; its weights are there."""
-    return Embedded(precision, channels_last)
+    return Embedded(precision)
 
 
-def clip(folder: Path, precision: Precision, channels_last: bool) -> VLM:
+def clip(folder: Path, precision: Precision) -> VLM:
     """CLIP ViT-B/32, 224 pixels."""
     letters = [*sorted(ByteLevel.alphabet()), *(letter + "</w>" for letter in sorted(ByteLevel.alphabet()))]
     words = [*letters, "<|startoftext|>", "<|endoftext|>"]
     CLIPModel(CLIPConfig()).save_pretrained(folder)
     CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(folder)
     CLIPImageProcessorPil().save_pretrained(folder)
-    return CLIP(str(folder), precision, channels_last)
+    return CLIP(str(folder), precision)
 
 
-def siglip(folder: Path, precision: Precision, channels_last: bool) -> VLM:
+def siglip(folder: Path, precision: Precision) -> VLM:
     """SigLIP ViT-B/16, 224 pixels."""
     SiglipModel(SiglipConfig()).save_pretrained(folder)
     Siglip2Tokenizer().save_pretrained(folder)
     SiglipImageProcessorPil().save_pretrained(folder)
-    return SigLIP(str(folder), precision, channels_last)
+    return SigLIP(str(folder), precision)
 
 
-def blip(folder: Path, precision: Precision, channels_last: bool) -> VLM:
+def blip(folder: Path, precision: Precision) -> VLM:
     """BLIP ViT-B/16 for retrieval, 384 pixels."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     BlipForImageTextRetrieval(BlipConfig(vision_config={"image_size": 384})).save_pretrained(folder)
     BertTokenizer(vocab={word: i for i, word in enumerate(special)}).save_pretrained(folder)
     BlipImageProcessorPil().save_pretrained(folder)
-    return BLIP(str(folder), precision, channels_last)
+    return BLIP(str(folder), precision)
 
 
-def resnet(folder: Path, precision: Precision, channels_last: bool) -> VLM:
+def resnet(folder: Path, precision: Precision) -> VLM:
     """CLIP's ResNet-50 as LIV is one, 224 pixels."""
     visual = ModifiedResNet([3, 4, 6, 3], 64, 224, 1024).state_dict()
     weights = {f"visual.{name}": tensor for name, tensor in visual.items()} | text_tower(512, 12, 1024)
     torch.save(weights, folder / "weights.pt")
     words = [*(f"<{i}>" for i in range(49406)), "<|startoftext|>", "<|endoftext|>"]
     CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(folder)
-    return CLIPResNet(str(folder / "weights.pt"), str(folder), precision, channels_last)
+    return CLIPResNet(str(folder / "weights.pt"), str(folder), precision)
 
 
 def text_tower(width: int, layers: int, outputs: int) -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ def text_tower(width: int, layers: int, outputs: int) -> dict[str, Tensor]:
     return {name: 0.02 * torch.randn(shape) for name, shape in shapes.items()}
 
 
-Family = Callable[[Path, Precision, bool], VLM]
+Family = Callable[[Path, Precision], VLM]
 FAMILIES: dict[str, tuple[str, Family]] = {
     "embedded": ("Embedded, 120 px", embedded),
     "clip": ("CLIP ViT-B/32, 224 px", clip),
@@ -119,22 +119,20 @@ FAMILIES: dict[str, tuple[str, Family]] = {
 }
 
 
-def measure(
-    family: str, precision: Precision, channels_last: bool, seconds: float, clock: Callable[[], float]
-) -> dict[str, list[float]]:
+def measure(family: str, precision: Precision, seconds: float, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Frames per second and peak memory in MiB at each batch size; the best of the calls that fit in the time."""
     library_logging.disable_progress_bar()
     library_logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
-        vlm = FAMILIES[family][1](Path(folder), precision, channels_last)
+        vlm = FAMILIES[family][1](Path(folder), precision)
         parameters = sum(p.numel() for p in vlm.network.parameters())
         out: dict[str, list[float]] = {"frames": [], "memory": [], "parameters": [parameters / 1e6]}
         generator = torch.Generator().manual_seed(0)
         for batch in BATCHES:
             frames = torch.randint(0, 256, (batch, 192, 192, 3), dtype=torch.uint8, generator=generator)
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-            begun, times = perf_counter(), [float("inf")]
-            while len(times) == 1 or perf_counter() - begun < seconds:
+            beginning, times = perf_counter(), [float("inf")]
+            while len(times) == 1 or perf_counter() - beginning < seconds:
                 started = clock()
                 vlm.encode_images(frames)
                 times.append(clock() - started)
@@ -149,44 +147,42 @@ def peak_memory() -> float:
     return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def row(family: str, precision: str, channels_last: bool, options: list[str]) -> str:
+def row(family: str, precision: str, options: list[str]) -> str:
     """A line of the table, measured in a process of its own."""
-    argv = [sys.executable, __file__, "--one", family, precision, str(int(channels_last))]
+    argv = [sys.executable, __file__, "--one", family, precision]
     # Threads that wait for each other sleep, so that waiting is not counted as work.
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run([*argv, *options], check=True, capture_output=True, text=True, env=environment)
-    measured = json.loads(done.stdout.splitlines()[-1])
-    name = FAMILIES[family][0] + (", channels_last" if channels_last else "")
-    speed = " | ".join(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in measured["frames"])
-    memory = " | ".join(f"{value:.0f}" for value in measured["memory"])
-    return f"| {name} | {measured['parameters'][0]:.1f} | {precision} | {speed} | {memory} |"
+    process = subprocess.run([*argv, *options], check=True, capture_output=True, text=True, env=environment)
+    figures = json.loads(process.stdout.splitlines()[-1])
+    speed = " | ".join(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in figures["frames"])
+    memory = " | ".join(f"{value:.0f}" for value in figures["memory"])
+    return f"| {FAMILIES[family][0]} | {figures['parameters'][0]:.1f} | {precision} | {speed} | {memory} |"
 
 
 def main() -> None:
     """Measure all rows, or one."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", nargs=3, metavar=("FAMILY", "PRECISION", "CHANNELS_LAST"))
+    parser.add_argument("--one", nargs=2, metavar=("FAMILY", "PRECISION"))
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--seconds", type=float, default=10.0, help="time for each batch size; one call at least")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--write", action="store_true", help=f"put the table into {DOCS.name}")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    if given.one:
-        family, precision, channels_last = given.one
-        clock = perf_counter if given.clock == "wall" else lambda: process_time() / given.threads
-        print(json.dumps(measure(family, precision, bool(int(channels_last)), given.seconds, clock)))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.one:
+        family, precision = arguments.one
+        clock = perf_counter if arguments.clock == "wall" else lambda: process_time() / arguments.threads
+        print(json.dumps(measure(family, precision, arguments.seconds, clock)))
         return
-    options = ["--seconds", str(given.seconds), "--threads", str(given.threads), "--clock", given.clock]
+    options = ["--seconds", str(arguments.seconds), "--threads", str(arguments.threads), "--clock", arguments.clock]
     sizes = " | ".join(f"{what} {batch}" for what in ("frames/s,", "MiB,") for batch in BATCHES)
     table = [f"| model | million parameters | precision | {sizes} |", "|---|---|---|" + "---|" * (2 * len(BATCHES))]
-    for family in given.families:
-        for channels_last in (False, True) if family == "resnet" else (False,):
-            for precision in ("float32", "bfloat16"):
-                table.append(row(family, precision, channels_last, options))
-                print(table[-1], flush=True)
-    if given.write:
+    for family in arguments.families:
+        for precision in ("float32", "bfloat16"):
+            table.append(row(family, precision, options))
+            print(table[-1], flush=True)
+    if arguments.write:
         before, rest = DOCS.read_text().split(MARKS[0])
         after = rest.split(MARKS[1])[1]
         DOCS.write_text(f"{before}{MARKS[0]}\n" + "\n".join(table) + f"\n{MARKS[1]}{after}")

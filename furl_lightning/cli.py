@@ -61,13 +61,13 @@ def furl_sweep() -> None:
 
 
 def _check_mujoco(command: str) -> None:
-    """MuJoCo opens ``MUJOCO_GL``'s library when it is imported, by us or by TorchRL, and fails where it is missing."""
+    """Importing MuJoCo, which TorchRL does too, opens the library that ``MUJOCO_GL`` names and fails without it."""
     try:
         import mujoco  # noqa: F401
     except Exception as error:
-        asked = os.environ.get("MUJOCO_GL", "")
+        backend = os.environ.get("MUJOCO_GL", "")
         print(
-            f"{command}: MUJOCO_GL={asked} does not work here ({str(error).splitlines()[0]}); unset it, or install "
+            f"{command}: MUJOCO_GL={backend} does not work here ({str(error).splitlines()[0]}); unset it, or install "
             "its library, on Debian: apt-get install libegl1 libgl1-mesa-dri (egl) or libosmesa6 (osmesa)",
             file=sys.stderr,
         )

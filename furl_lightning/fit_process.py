@@ -1,4 +1,4 @@
-"""``python -m furl_lightning.fit_process PID ...``: furl-fit as a trial's child, which ends with that process."""
+"""``python -m furl_lightning.fit_process PID ...``: furl-fit as a child of the process PID, which ends with it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from furl_lightning.cli import furl_fit
 
 
 def main() -> None:
-    """``furl-fit`` as a child that ends with its parent, whose process id is the first argument."""
+    """``furl-fit`` with the arguments after the first, the parent's process id."""
     parent = int(sys.argv.pop(1))
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # Ray's workers are deaf to Ctrl-C, and we inherit that
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # Ray's workers block SIGINT, and a child inherits that
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before that
+        if os.getppid() != parent:  # it ended before prctl took effect
             return
     furl_fit()
 

@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from furl_lightning.utils.errors import BadInput
+
 EPISODE_STEPS = 500
 """Length of every Meta-World episode, in environment steps; no episode ends earlier."""
 
@@ -77,7 +79,7 @@ TASK_SETS: dict[str, tuple[str, ...]] = {
 }
 
 
-class UnknownTask(ValueError):
+class UnknownTask(BadInput):
     """A task or set of tasks that Meta-World does not have."""
 
 

@@ -38,7 +38,7 @@ if [ "${1:-}" = report ]; then
     exec python scripts/evidence_report.py
 fi
 block fixed 20000 drawer-close sac furl vlm relay
-fit learner sac-published drawer-close 30000 evidence/fixed method/sac evidence/published_learner
+fit learner sac-published drawer-close 30000 evidence/fixed method/sac learner/published
 for task in $first_tasks; do block fixed 20000 "$task" sac furl; done
 for steps in 30000 60000; do block fixed "$steps" window-close sac furl vlm relay; done # FuRL first succeeds near 20,000
 for change in l2_margin_0.1 rho_0.2; do # what might bring the first success sooner
@@ -48,7 +48,7 @@ for task in $first_tasks; do block fixed 20000 "$task" relay vlm; done
 for task in drawer-open button-press-topdown; do block fixed 40000 "$task" furl; done
 for task in $first_tasks; do block fixed 60000 "$task" sac; done # the cheapest: it draws nothing
 for task in $first_tasks; do block fixed 60000 "$task" furl relay vlm; done
-fit learner furl-published drawer-close 30000 evidence/fixed method/furl evidence/published_learner
+fit learner furl-published drawer-close 30000 evidence/fixed method/furl learner/published
 for task in $first_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
 for task in $other_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
 for task in $first_tasks $other_tasks; do block random 250000 "$task" sac furl vlm relay; done

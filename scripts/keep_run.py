@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 KEPT = ("eval/", "train/success", "perf/env_steps_per_s", "memory/", "relay/", "alignment/", "reward/")
-"""Beginnings of the metrics that are kept; furl-report reads a folder of them like a run."""
+"""Prefixes of the metrics that are kept; furl-report reads a folder of them like a run."""
 
 
 def keep(run: Path, into: Path, steps: int, command: str, commit: str) -> Path:
@@ -29,16 +29,16 @@ def keep(run: Path, into: Path, steps: int, command: str, commit: str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     newest = max(run.glob("config*.yaml"), key=lambda path: (len(path.name), path.name))
     settings = [line for line in newest.read_text().splitlines(keepends=True) if not line.startswith("runs: ")]
-    (out / "config.yaml").write_text("".join(settings))  # where it lay is of its machine alone
-    with (run / "metrics.csv").open(newline="") as file, (out / "metrics.csv").open("w", newline="") as kept:
+    (out / "config.yaml").write_text("".join(settings))  # where the run lay matters on its machine alone
+    with (run / "metrics.csv").open(newline="") as file, (out / "metrics.csv").open("w", newline="") as target:
         rows = csv.reader(file)
-        writer = csv.writer(kept, lineterminator="\n")
+        writer = csv.writer(target, lineterminator="\n")
         writer.writerow(next(rows))
         writer.writerows(row for row in rows if row[1].startswith(KEPT))
-    listed = out / "source.yaml"
-    made = yaml.safe_load(listed.read_text()) if listed.exists() else []
-    made.append({"steps": steps, "command": command, "commit": commit, "machine": machine()})
-    listed.write_text(yaml.safe_dump(made, sort_keys=False, width=1000))
+    source = out / "source.yaml"
+    calls = yaml.safe_load(source.read_text()) if source.exists() else []
+    calls.append({"steps": steps, "command": command, "commit": commit, "machine": machine()})
+    source.write_text(yaml.safe_dump(calls, sort_keys=False, width=1000))
     return out
 
 
@@ -59,8 +59,8 @@ def main() -> None:
     flags.add_argument("--steps", type=int, required=True)
     flags.add_argument("--command", required=True)
     flags.add_argument("--commit", required=True)
-    given = flags.parse_args()
-    print(f"kept: {keep(given.run, given.into, given.steps, given.command, given.commit)}")
+    options = flags.parse_args()
+    print(f"kept: {keep(**vars(options))}")
 
 
 if __name__ == "__main__":

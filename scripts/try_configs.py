@@ -22,22 +22,22 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-WHOLE = ("mt10.yaml", "mt10_plus.yaml", "quick.yaml", "paper/mt10_fixed.yaml", "paper/mt10_random.yaml")
-"""Complete on their own; all others are laid over ``mt10.yaml``."""
+BASE = "mt10.yaml"
+"""What all other files are laid over."""
 SMALL = {
     "data.tasks": "[drawer-close]",
     "data.seeds": "[0]",
     "data.env_steps": "600",
-    "data.start_steps": "300",
-    "data.steps_per_iteration": "1",
-    "data.num_workers": "0",
-    "data.overlap": "false",
-    "data.eval_every": "600",
-    "data.eval_episodes": "1",
-    "data.save_every": "600",
+    "data.collection.start_steps": "300",
+    "data.collection.steps_per_iteration": "1",
+    "data.collection.num_workers": "0",
+    "data.collection.overlap": "false",
+    "data.evaluation.every": "600",
+    "data.evaluation.episodes": "1",
+    "data.checkpoints.every": "600",
     "model.log_every": "100",
 }
-SLOW = {"obs/pixels.yaml": {"data.start_steps": "580", "model.log_every": "10"}}
+SLOW = {"obs/pixels.yaml": {"data.collection.start_steps": "580", "model.log_every": "10"}}
 """Convolutions on a CPU take seconds an update: fewer of them are made."""
 REFERENCE = "method/furl.yaml"
 HEAD = """# Each configuration, run
@@ -54,33 +54,45 @@ learns. The machine was shared, so compare the last column: speed as a multiple 
 
 
 def run(file: str, runs: Path) -> Path:
-    """Train as the file says, in small; returns the run's folder."""
-    configs = [CONF / file] if file in WHOLE else [CONF / "mt10.yaml", CONF / file]
+    """Train as the file says, in small; returns the run's folder.
+
+    Raises:
+        RuntimeError: furl-fit fails; the message is its last line.
+    """
     name = file.removesuffix(".yaml").replace("/", "-")
-    argv = [part for config in configs for part in ("--config", str(config))]
+    argv = [part for config in dict.fromkeys([BASE, file]) for part in ("--config", str(CONF / config))]
     argv += [part for key, value in {**SMALL, **SLOW.get(file, {})}.items() for part in (f"--{key}", value)]
     argv += ["--name", name, "--runs", str(runs), "--trainer.enable_progress_bar", "false"]
     command = "from furl_lightning.cli import furl_fit; furl_fit()"
-    done = subprocess.run([sys.executable, "-c", command, *argv], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"furl-fit ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+    process = subprocess.run([sys.executable, "-c", command, *argv], capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"furl-fit ended with {process.returncode}: {process.stderr.strip().splitlines()[-1:]}")
     return runs / name
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their names on the command line, such as ``model.sac.lr``."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and "class_path" not in value:
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = value
+    return values
 
 
 def switches(config: dict[str, Any], base: dict[str, Any]) -> str:
     """What is on: the method's switches, then other settings that differ from the base configuration."""
-    model, data = config["model"], config["data"]
-    on = ["VLM"] if model["vlm"] is not None else []
-    on += ["heads"] if model["reward"] == "aligned" else ["zero-shot"] if model["reward"] == "cosine" else []
-    on += [f"relay to {model['relay_threshold']:,} {model['relay_counts']}"] if model["relay"] else []
-    on += ["goal image"] if data["goal_image"] or (data["goal_image"] is None and model["reward"] == "aligned") else []
-    told = {"vlm", "reward", "relay", "relay_counts", "relay_threshold", "goal_image"}
-    own = {key.split(".")[1] for key in SMALL}
-    for part in ("model", "data"):
-        for key, value in config[part].items():
-            told_already = key in told and (part, key) != ("data", "reward")
-            if value != base[part].get(key) and key not in own and not told_already:
-                on.append(f"{key} {value}")
+    source, relay = config["model.reward.source"], config["model.relay.enabled"]
+    goal_image = config["data.goal_image"]
+    on = ["VLM"] if config["model.vlm"] is not None else []
+    on += ["heads"] if source == "aligned" else ["zero-shot"] if source == "cosine" else []
+    on += [f"relay to {config['model.relay.threshold']:,} {config['model.relay.counts']}"] if relay else []
+    on += ["goal image"] if goal_image or (goal_image is None and source == "aligned") else []
+    relay_end = {"model.relay.threshold", "model.relay.counts"}
+    in_words = {"model.vlm", "model.reward.source", "model.relay.enabled", "data.goal_image", *relay_end}
+    names = [name for name in config if name.startswith(("model.", "data.")) and name not in {*in_words, *SMALL}]
+    on += [f"{name.split('.', 1)[1]} {config[name]}" for name in names if config[name] != base.get(name)]
     return ", ".join(on) or "the task's reward alone"
 
 
@@ -88,9 +100,9 @@ def computed(folder: Path, learning_from: int) -> tuple[str, int, float]:
     """What was computed; bytes of a transition; steps per second while learning, from that step on."""
     with (folder / "metrics.csv").open(newline="") as file:
         rows = [(int(step), metric, float(value)) for step, metric, value in list(csv.reader(file))[1:]]
-    spent = {name: max(v for _, m, v in rows if m == f"perf/{name}_ms") for name in ("render", "embed")}
+    times = {name: max(v for _, m, v in rows if m == f"perf/{name}_ms") for name in ("render", "embed")}
     tags = {metric for _, metric, _ in rows}
-    parts = [name for name, milliseconds in spent.items() if milliseconds > 0]
+    parts = [name for name, milliseconds in times.items() if milliseconds > 0]
     parts += [f"{name} agent" for name in ("VLM", "SAC") if f"sac/q/{name.lower()}_agent" in tags]
     parts += [
         name for name, tag in (("heads", "alignment/loss"), ("success memory", "memory/positives")) if tag in tags
@@ -108,7 +120,7 @@ def main() -> None:
     options = parser.parse_args()
     everything = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml") if path.parent.name != "sweep")
     files = options.files or everything
-    files = ["mt10.yaml", REFERENCE, *(file for file in files if file not in ("mt10.yaml", REFERENCE))]
+    files = list(dict.fromkeys([BASE, REFERENCE, *files]))
     text = HEAD.format(cores=os.cpu_count(), steps=SMALL["data.env_steps"], reference=REFERENCE)
     print(text, end="")
     reference, failed = 0.0, []
@@ -121,10 +133,10 @@ def main() -> None:
                 print(f"{file}: {error}", file=sys.stderr, flush=True)
                 failed.append(file)
                 continue
-            config = yaml.safe_load((folder / "config.yaml").read_text())
+            config = flat(yaml.safe_load((folder / "config.yaml").read_text()))
             base = base or config
             settings = {**SMALL, **SLOW.get(file, {})}
-            learning_from = int(settings["data.start_steps"]) + 2 * int(settings["model.log_every"])
+            learning_from = int(settings["data.collection.start_steps"]) + 2 * int(settings["model.log_every"])
             parts, size, speed = computed(folder, learning_from)
             if file == REFERENCE:
                 reference = speed

@@ -210,21 +210,19 @@ def test_safetensors_with_openais_names_and_extra_numbers(tmp_path: Path, file: 
     assert CLIPResNet(str(tmp_path), tokenizer).fingerprint == CLIPResNet(file, tokenizer).fingerprint
 
 
-def test_precision_and_memory_format(file: str, tokenizer: str) -> None:
+def test_bfloat16_is_close_and_gives_float32(file: str, tokenizer: str) -> None:
     frames = smooth_frames(2, 90, 90)
-    plain, last = CLIPResNet(file, tokenizer), CLIPResNet(file, tokenizer, channels_last=True)
-    torch.testing.assert_close(last.encode_images(frames), plain.encode_images(frames), rtol=1e-3, atol=1e-3)
-    assert last.fingerprint == plain.fingerprint
+    exact = CLIPResNet(file, tokenizer).encode_images(frames)
     coarse = CLIPResNet(file, tokenizer, "bfloat16").encode_images(frames)
     assert coarse.dtype == torch.float32
-    assert torch.cosine_similarity(coarse, plain.encode_images(frames)).min() > 0.99
+    assert torch.cosine_similarity(coarse, exact).min() > 0.99
 
 
 def refusal(path: Path | str, tokenizer: str, kind: type[CLIPResNet] = CLIPResNet) -> str:
-    with pytest.raises(UnusableModel) as caught:
+    with pytest.raises(UnusableModel) as error:
         kind(str(path), tokenizer)
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
 
 
 def test_refuses_other_files(tmp_path: Path, tokenizer: str) -> None:

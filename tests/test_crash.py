@@ -111,7 +111,7 @@ def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(
         save(self, trainer)
 
     monkeypatch.setattr(Checkpoints, "save", try_all)
-    run("killed", data__env_steps=100, data__save_every=20)
+    run("killed", data__env_steps=100, data__checkpoints__every=20)
     died = [steps for death, steps in found if death]
     assert {steps for death, steps in found if not death} == {60}
     assert set(died) == {40, 60} and len(died) > 20
@@ -180,7 +180,7 @@ def test_a_name_is_given_to_flushed_contents_only(tmp_path: Path, monkeypatch: p
 def short_run(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
     """The folder of a run with checkpoints of 20, 40 and 60 steps."""
     runs = tmp_path_factory.mktemp("short")
-    settings = {"data__env_steps": 60, "data__save_every": 20, "data__save_top_k": 3}
+    settings = {"data__env_steps": 60, "data__checkpoints__every": 20, "data__checkpoints__keep": 3}
     assert fit(arguments(runs, "short", tiny_clip, **settings)) == 0
     return runs / "short"
 
@@ -254,15 +254,15 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed_or_means_nothing(short_run: 
 def test_resuming_another_run_names_each_difference(
     short_run: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"data__seeds": "[3]", "data__goal": "random", "model__hidden": "[16]", "data__env_steps": 80}
+    settings = {"data__seeds": "[3]", "data__env__goal": "random", "model__sac__hidden": "[16]", "data__env_steps": 80}
     before = {p: p.stat().st_mtime_ns for p in short_run.rglob("*")}
     changed = arguments(short_run.parent, "short", tiny_clip, **settings)
     assert fit([*changed, "--ckpt_path", "last"]) == 2
     line = last_line(capsys.readouterr().err)
     for difference in (
         "drawer-close/3, the checkpoint's is drawer-close/0",
-        "data.goal is random, the checkpoint's is fixed",
-        "model.hidden is [16], the checkpoint's is [32, 32]",
+        "data.env.goal is random, the checkpoint's is fixed",
+        "model.sac.hidden is [16], the checkpoint's is [32, 32]",
     ):
         assert difference in line
     assert before == {p: p.stat().st_mtime_ns for p in short_run.rglob("*")}
@@ -271,7 +271,7 @@ def test_resuming_another_run_names_each_difference(
 def test_resuming_allows_another_length_evaluation_log_and_workers(short_run: Path, tmp_path: Path) -> None:
     shutil.copytree(short_run, tmp_path / "short")
     changes = {
-        "data.env_steps": 80, "data.eval_every": 70, "data.num_workers": 1, "model.log_every": 10, "data.save_top_k": 2,
+        "data.env_steps": 80, "data.evaluation.every": 70, "data.collection.num_workers": 1, "model.log_every": 10, "data.checkpoints.keep": 2,
     }  # fmt: skip
     flags = [x for key, value in changes.items() for x in (f"--{key}", str(value))]
     assert fit(["--runs", str(tmp_path), "--name", "short", "--ckpt_path", "last", *flags]) == 0
@@ -307,7 +307,12 @@ def test_a_nan_stops_with_the_agents_name_and_a_checkpoint_from_before(
         return batch
 
     monkeypatch.setattr(FuRLDataModule, "sample", poisoned)
-    settings = {"data__seeds": "[0, 1]", "data__env_steps": 100, "data__start_steps": 20, "data__save_every": 40}
+    settings = {
+        "data__seeds": "[0, 1]",
+        "data__env_steps": 100,
+        "data__collection__start_steps": 20,
+        "data__checkpoints__every": 40,
+    }
     assert fit(arguments(tmp_path, "nan", tiny_clip, **settings)) == 1
     line = last_line(capsys.readouterr().err)
     assert "losses of drawer-close/1 are no finite numbers at step 70" in line
@@ -329,7 +334,7 @@ def test_parameters_that_are_no_numbers_are_not_saved(
         save(self, trainer)
 
     monkeypatch.setattr(Checkpoints, "save", broken)
-    assert fit(arguments(tmp_path, "inf", tiny_clip, data__env_steps=40, data__save_every=20)) == 1
+    assert fit(arguments(tmp_path, "inf", tiny_clip, data__env_steps=40, data__checkpoints__every=20)) == 1
     line = last_line(capsys.readouterr().err)
     assert "parameters of drawer-close/0 are no finite numbers at step 20; all up to step 0 is saved" in line
 
@@ -342,7 +347,12 @@ def test_a_full_disk_ends_the_save_and_not_the_run(
 ) -> None:
     """No file of the process may grow for some saves: warnings, and the last good checkpoint stays; then all is
     as if the disk had never been full."""
-    settings = {"data__env_steps": 700, "data__start_steps": 600, "data__save_every": 100, "model__log_every": 50}
+    settings = {
+        "data__env_steps": 700,
+        "data__collection__start_steps": 600,
+        "data__checkpoints__every": 100,
+        "model__log_every": 50,
+    }
     straight = run("straight", **settings)
     process = start(*arguments(tmp_path, "full", tiny_clip, **settings))
     wait_for(lambda: steps_in(tmp_path / "full") >= 100)
@@ -363,7 +373,7 @@ def test_a_run_whose_end_cannot_be_saved_says_so(
     start: Callable[..., subprocess.Popen[str]], tiny_clip: Path, tmp_path: Path
 ) -> None:
     """Status 1, the last good checkpoint whole, and no traceback."""
-    process = start(*arguments(tmp_path, "full", tiny_clip, data__env_steps=200, data__save_every=50))
+    process = start(*arguments(tmp_path, "full", tiny_clip, data__env_steps=200, data__checkpoints__every=50))
     wait_for(lambda: steps_in(tmp_path / "full") >= 50)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
     text = process.communicate()[1]
@@ -379,7 +389,12 @@ def test_ctrl_c_saves_and_the_printed_command_goes_on(
     start: Callable[..., subprocess.Popen[str]], run: Run, tiny_clip: Path, tmp_path: Path
 ) -> None:
     """The whole process group gets it, workers too, in the middle of an episode; status 130; then bit-equal."""
-    settings = {"data__env_steps": 300, "data__start_steps": 50, "data__num_workers": 1, "model__log_every": 50}
+    settings = {
+        "data__env_steps": 300,
+        "data__collection__start_steps": 50,
+        "data__collection__num_workers": 1,
+        "model__log_every": 50,
+    }
     straight = run("straight", **settings)
     process = start(*arguments(tmp_path, "stopped", tiny_clip, **settings))
     wait_for(lambda: (tmp_path / "stopped" / "metrics.csv").exists())
@@ -407,7 +422,7 @@ def test_sigterm_before_training_and_twice_in_it(
     assert process.returncode == 143 and "Traceback" not in text
     assert steps_in(folder) > -1 or "nothing is saved yet" in text
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    process = start(*argv, "--data.steps_per_iteration", "500")
+    process = start(*argv, "--data.collection.steps_per_iteration", "500")
     wait_for(lambda: steps_in(folder) == 0)
     time.sleep(0.5)  # training is under way, and an iteration takes seconds
     process.send_signal(signal.SIGTERM)
@@ -423,7 +438,12 @@ def test_an_evaluation_that_a_signal_cut_off_is_made_up_for(
     run: Run, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends after its episode; parameters are saved; metrics are the same in the end."""
-    settings = {"data__env_steps": 60, "data__eval_every": 20, "data__eval_episodes": 3, "pictures": "false"}
+    settings = {
+        "data__env_steps": 60,
+        "data__evaluation__every": 20,
+        "data__evaluation__episodes": 3,
+        "pictures": "false",
+    }
     straight = run("straight", **settings)
     act, acted = DeterministicPolicy.forward, []
 
@@ -443,7 +463,7 @@ def test_workers_do_not_outlive_the_parent(
     start: Callable[..., subprocess.Popen[str]], tiny_clip: Path, tmp_path: Path
 ) -> None:
     """Killed with -9 in training, or as soon as they have been started, or left by an error."""
-    settings = {"data__num_workers": 2, "data__seeds": "[0, 1]"}
+    settings = {"data__collection__num_workers": 2, "data__seeds": "[0, 1]"}
     process = start(*arguments(tmp_path, "workers", tiny_clip, **settings))
     wait_for(lambda: steps_in(tmp_path / "workers") == 0)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

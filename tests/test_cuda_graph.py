@@ -48,14 +48,13 @@ def test_a_shape_that_comes_back_is_captured() -> None:
 
 @needs_gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_models_on_a_gpu(tiny_clip: Path, tmp_path: Path, precision: str, channels_last: bool) -> None:
+def test_models_on_a_gpu(tiny_clip: Path, tmp_path: Path, precision: str) -> None:
     """The same embeddings with the graph as without, also after the network has moved away and back."""
     frames, file, tokenizer = smooth_frames(3, 50, 50), str(tmp_path / "weights.pt"), str(save_tokenizer(tmp_path))
     torch.save(openai_weights(), file)
     for make in (
-        lambda graph: CLIP(str(tiny_clip), precision, channels_last, graph),  # type: ignore[arg-type]
-        lambda graph: CLIPResNet(file, tokenizer, precision, channels_last, graph),  # type: ignore[arg-type]
+        lambda graph: CLIP(str(tiny_clip), precision, graph),  # type: ignore[arg-type]
+        lambda graph: CLIPResNet(file, tokenizer, precision, graph),  # type: ignore[arg-type]
     ):
         on, off = make(True).cuda(), make(False).cuda()
         for _ in range(4):

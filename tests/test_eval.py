@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensordict import TensorDict
 
 from furl_lightning.analysis.intervals import wilson
-from furl_lightning.commands.evaluate import evaluate
+from furl_lightning.commands.evaluate import EPISODES, evaluate, summary, table
 from furl_lightning.commands.oracle import oracle
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
+from furl_lightning.envs.episodes import Episode
 from furl_lightning.envs.simulator import first_success_frame
-from furl_lightning.training.film import Film, pictures, strip, write_video
+from furl_lightning.tasks import Agent
+from furl_lightning.training.film import GREEN, WHITE, Film, Studio, pictures, strip, write_video
 from furl_lightning.training.trained import load
 
 from .conftest import Run, assert_same, small_run
 
-SHORT = {"data__env_steps": 20, "data__start_steps": 10}
+SHORT = {"data__env_steps": 20, "data__collection__start_steps": 10}
 
 
 @pytest.fixture(scope="module")
@@ -43,37 +46,37 @@ def test_equals_the_runs_own_last_evaluation(trained: Path, tmp_path: Path, caps
     shutil.copy(trained / "checkpoints/last.ckpt", alone)
     assert evaluate(["--ckpt_path", str(alone), "--episodes", "50"]) == 0
     assert "every episode is the same, so each agent played one" in capsys.readouterr().out
-    found = json.loads((alone.parent / "eval.json").read_text())
+    report = json.loads((alone.parent / "eval.json").read_text())
     logged = dict(
         line.split(",")[1:] for line in (trained / "metrics.csv").read_text().splitlines() if line.startswith("20,")
     )
-    assert found["env_steps"] == 20 and len(found["agents"]) == 4
-    for agent, results in found["agents"].items():
+    assert report["env_steps"] == 20 and len(report["agents"]) == 4
+    for agent, results in report["agents"].items():
         for name, values in results.items():
             assert values == [float(logged[f"eval/{name}/{agent}"])]
-    for task, row in found["tasks"].items():
+    for task, row in report["tasks"].items():
         assert row["episodes"] == 2 and row["success"] == float(logged[f"eval/success/{task}"])
         assert row["success_95"] == pytest.approx(wilson(round(2 * row["success"]), 2))
-    assert found["mean"]["return"] == pytest.approx(float(logged["eval/return"]))
+    assert report["mean"]["return"] == pytest.approx(float(logged["eval/return"]))
     assert evaluate(["--ckpt_path", str(trained), "--task", "reach"]) == 0
     reach = json.loads((trained / "eval.json").read_text())
     assert set(reach["agents"]) == {"reach/0", "reach/1"}
-    assert reach["tasks"]["reach"] == found["tasks"]["reach"]
+    assert reach["tasks"]["reach"] == report["tasks"]["reach"]
 
 
 def test_random_goals_and_protocols(run: Run, tmp_path: Path) -> None:
     """The paper's ten episodes are those of the run's own evaluation."""
-    run("random", data__goal="random", data__eval_episodes=3, **SHORT)
+    run("random", data__env__goal="random", data__evaluation__episodes=3, **SHORT)
     logged = (tmp_path / "random/metrics.csv").read_text().splitlines()
     assert evaluate(["--ckpt_path", str(tmp_path / "random"), "--episodes", "3", "--out", str(tmp_path / "out")]) == 0
-    found = json.loads((tmp_path / "out/eval.json").read_text())
-    assert found["episodes_per_agent"] == 3 and len(found["agents"]["drawer-close/0"]["success"]) == 3
-    assert f"20,eval/return,{found['mean']['return']!r}" in logged
+    report = json.loads((tmp_path / "out/eval.json").read_text())
+    assert report["episodes_per_agent"] == 3 and len(report["agents"]["drawer-close/0"]["success"]) == 3
+    assert f"20,eval/return,{report['mean']['return']!r}" in logged
     assert not (tmp_path / "random/eval.json").exists()
 
 
 def test_some_agents_act_as_in_the_population(trained: Path) -> None:
-    policy = DeterministicPolicy(load(trained).module.evaluated_agent)
+    policy = DeterministicPolicy(load(trained).module.built.evaluated_agent)
     observation = torch.randn(4, 39)
     everyone = policy(TensorDict({"observation": observation}, [4]))["action"]
     some = SomeAgents(policy, [3, 1], 4)(TensorDict({"observation": observation[[3, 1]]}, [2]))["action"]
@@ -82,8 +85,8 @@ def test_some_agents_act_as_in_the_population(trained: Path) -> None:
 
 def test_video_of_each_task(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An mp4 where there is an encoder, else an animated WebP; and a film strip."""
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "imageio_ffmpeg" in name else found(name))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "imageio_ffmpeg" in name else find_spec(name))
     assert evaluate(["--ckpt_path", str(trained), "--task", "reach", "--video", "--out", str(tmp_path / "out")]) == 0
     assert sorted(p.name for p in (tmp_path / "out/videos").iterdir()) == ["reach-0.png", "reach-0.webp"]
     with Image.open(tmp_path / "out/videos/reach-0.webp") as video:
@@ -124,8 +127,6 @@ def test_oracle(tmp_path: Path) -> None:
 
 def test_what_is_drawn_follows_the_episode(trained: Path) -> None:
     """Text and border change where success does."""
-    from furl_lightning.training.film import Studio
-
     learner = load(trained)
     studio = Studio(learner.module, learner.data, [2])
     film: Film = studio.film(2, range(0, 501, 50))
@@ -141,9 +142,76 @@ def test_what_is_drawn_follows_the_episode(trained: Path) -> None:
     assert tuple(after[-1][1, 1]) == (90, 200, 110) and strip(film).shape == (192 + 62, 8 * 196 - 4, 3)
 
 
+def film_of(colours: list[tuple[int, int, int]], success: list[int]) -> Film:
+    """A made-up film: frames of one colour each."""
+    count = len(colours)
+    nothing = np.zeros((count, 3), np.float32)
+    episode = Episode(
+        frames=np.array(colours, np.uint8)[:, None, None].repeat(192, 1).repeat(192, 2),
+        step=np.arange(count, dtype=np.int32),
+        success=np.array(success, bool),
+        hand=nothing,
+        opening=nothing[:, 0],
+        object=nothing,
+        goal=nothing,
+        to_target=nothing[:, 0],
+        reward=nothing[:, 0],
+        observation=np.zeros((count, 39), np.float32),
+        action=np.zeros((count, 4), np.float32),
+    )
+    return Film(Agent("reach", 0), "reach a goal position", episode, np.linspace(0, 1, count, dtype=np.float32))
+
+
+def test_colours_and_borders_are_the_episodes() -> None:
+    """Each frame in its own colours and in its place; a green border, and green words, where there is success only."""
+    colours, success = [(200, 30, 10), (10, 60, 220), (120, 20, 90)], [0, 1, 0]
+    film = film_of(colours, success)
+    sheet = strip(film)
+    assert sheet.shape == (192 + 62, 3 * 196 - 4, 3)
+    for place, (colour, successful) in enumerate(zip(colours, success, strict=True)):
+        frame = sheet[24 : 24 + 192, 196 * place : 196 * place + 192]
+        border = GREEN if successful else colour
+        assert (frame[3:-3, 3:-3] == colour).all()
+        assert all((edge == border).all() for edge in (frame[:3], frame[-3:], frame[:, :3], frame[:, -3:]))
+        below = sheet[24 + 192 :, 196 * place : 196 * place + 192].reshape(-1, 3)
+        assert (below == GREEN).all(1).any() == successful and (below == WHITE).all(1).any() != successful
+    for picture, colour, successful in zip(pictures(film), colours, success, strict=True):
+        assert picture.shape == (472, 384, 3) and (picture[4:380, 4:380] == colour).all()
+        assert (picture[:4, :384] == (GREEN if successful else colour)).all()
+    assert [strip(film_of(colours * 5, success * 5), count).shape[1] for count in (1, 4)] == [192, 4 * 196 - 4]
+
+
+def test_summary_is_over_all_episodes_of_a_task(trained: Path) -> None:
+    """Made-up results of four agents, four episodes each."""
+    success, any_step = torch.zeros(4, 4), torch.zeros(4, 4)
+    success[0, :3], success[3, 0] = 1, 1
+    any_step[0], any_step[1, :2], any_step[3, :3] = 1, 1, 1
+    returns = torch.tensor([[-10.0] * 4, [-30.0] * 4, [-500.0] * 4, [-400.0] * 4])
+    results = {"success": success, "success_any": any_step, "return": returns}
+    report = summary(load(trained), [0, 1, 2, 3], results)
+    assert list(report["agents"]) == ["drawer-close/0", "drawer-close/1", "reach/0", "reach/1"]
+    assert report["agents"]["reach/1"]["success_any"] == [1, 1, 1, 0] and report["episodes_per_agent"] == 4
+    door, reach, mean = report["tasks"]["drawer-close"], report["tasks"]["reach"], report["mean"]
+    for row, episodes, successes, any_steps, returned in (
+        (door, 8, 3, 6, -20), (reach, 8, 1, 3, -450), (mean, 16, 4, 9, -235),
+    ):  # fmt: skip
+        assert row["episodes"] == episodes and row["return"] == returned
+        assert (row["success"], row["success_any"]) == (successes / episodes, any_steps / episodes)
+        assert row["success_95"] == wilson(successes, episodes) and row["success_any_95"] == wilson(any_steps, episodes)
+    assert reach["return_95"] == pytest.approx((-487.5, -412.5))  # one or seven of eight are -500, each with 3.1 %
+    low, high = mean["return_95"]
+    assert -260 < low < -243 and -227 < high < -210
+    lines = [re.split(r" {2,}", line) for line in table(report).splitlines()]
+    assert lines[1] == ["task", "episodes", "success at last step", "success at any step", "return"]
+    assert lines[3][:4] == ["drawer-close", "8", "37.5% (14% - 69%)", "75.0% (41% - 93%)"]
+    assert lines[4] == ["reach", "8", "12.5% (2% - 47%)", "37.5% (14% - 69%)", "-450.0 (-488 to -412)"]
+    assert lines[6][:3] == ["mean", "16", "25.0% (10% - 49%)"]
+    assert EPISODES == {"paper": 10, "full": 50}
+
+
 def test_tensorboard_pages_change_nothing(run: Run, tmp_path: Path) -> None:
     """Film strips, histograms, layout and settings are there, and training is bit-equal without the films."""
-    settings = {"data__env_steps": 520, "data__eval_every": 500}
+    settings = {"data__env_steps": 520, "data__evaluation__every": 500}
     with_films = run("with", "--pictures", "true", **settings)
     without = run("without", **settings)
     assert_same(with_films, without, ignore=("callbacks",))
@@ -165,8 +233,8 @@ def test_tensorboard_pages_change_nothing(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"model__vlm": "null", "model__reward": "task", "model__relay": "false"},
-        {"model__reward": "cosine", "model__relay": "false"},
+        {"model__vlm": "null", "model__reward__source": "task", "model__relay__enabled": "false"},
+        {"model__reward__source": "cosine", "model__relay__enabled": "false"},
     ],
     ids=["sac", "zero-shot"],
 )
@@ -175,8 +243,8 @@ def test_other_methods(run: Run, tmp_path: Path, settings: dict[str, str]) -> No
     run("other", "--pictures", "true", **settings, data__goal_image="false", **SHORT)
     assert evaluate(["--ckpt_path", str(tmp_path / "other"), "--video"]) == 0
     logged = (tmp_path / "other/metrics.csv").read_text()
-    found = json.loads((tmp_path / "other/eval.json").read_text())
-    assert f"20,eval/success,{found['mean']['success']!r}" in logged
+    report = json.loads((tmp_path / "other/eval.json").read_text())
+    assert f"20,eval/success,{report['mean']['success']!r}" in logged
     assert (tmp_path / "other/videos/drawer-close-0.png").is_file()
 
 
@@ -216,8 +284,8 @@ def test_one_line_for_bad_input(trained: Path, tmp_path: Path, capsys: pytest.Ca
         ([], "ckpt_path"),
     ):
         assert evaluate(argv) == 2
-        told = capsys.readouterr().err.splitlines()
-        assert len(told) == 1 and told[0].startswith("furl-eval: ") and message in told[0], told
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("furl-eval: ") and message in lines[0], lines
     assert sorted(trained.rglob("*")) == before and not (tmp_path / "eval.json").exists()
     for argv, message in (
         (["--tasks", "reech"], "unknown task 'reech'; the nearest is 'reach'"),
@@ -225,6 +293,6 @@ def test_one_line_for_bad_input(trained: Path, tmp_path: Path, capsys: pytest.Ca
         (["--out", str(damaged)], "is a file; choose another --out"),
     ):
         assert oracle([*argv, *(() if "--out" in argv else ("--out", str(tmp_path / "oracle")))]) == 2
-        told = capsys.readouterr().err.splitlines()
-        assert len(told) == 1 and told[0].startswith("furl-oracle: ") and message in told[0], told
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("furl-oracle: ") and message in lines[0], lines
     assert not (tmp_path / "oracle").exists()

@@ -58,8 +58,8 @@ def test_every_tag_is_there_for_every_task(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("goal", ["fixed", "random"])
 def test_evaluation_does_not_change_training(run: Run, goal: str) -> None:
     """Evaluating five times or once gives bit-equal parameters, optimizers, memories and random states."""
-    settings = {"data__goal": goal, "data__eval_episodes": 1, "data__env_steps": 600}
-    often = run("often", **settings, data__eval_every=100)
+    settings = {"data__env__goal": goal, "data__evaluation__episodes": 1, "data__env_steps": 600}
+    often = run("often", **settings, data__evaluation__every=100)
     once = run("once", **settings)
     assert_same(often, once, ignore=("metrics", "callbacks", "settings"))
     trained = [line for line in often["metrics"] if ",eval/" not in line]
@@ -68,7 +68,7 @@ def test_evaluation_does_not_change_training(run: Run, goal: str) -> None:
 
 def test_agents_learn_and_sac_stops_with_the_relay(run: Run) -> None:
     """Parameters move; a retired SAC agent's do not any more."""
-    relaying = run("relaying", data__env_steps=1000, model__relay_threshold=10_000)["state_dict"]
+    relaying = run("relaying", data__env_steps=1000, model__relay__threshold=10_000)["state_dict"]
     start = run("start", data__env_steps=500)["state_dict"]
     for name, values in relaying.items():
         if "text_embedding" not in name:
@@ -80,22 +80,25 @@ def test_agents_learn_and_sac_stops_with_the_relay(run: Run) -> None:
     [
         (["--data.taks", "[reach]"], "unknown option 'data.taks'; the nearest is 'data.tasks'"),
         (["--data.tasks", "[drawer-clos]"], "unknown task 'drawer-clos'; the nearest is 'drawer-close'"),
-        (["--data.goal", "fixd"], "data.goal must be fixed or random, not 'fixd'; the nearest is 'fixed'"),
+        (["--data.env.goal", "fixd"], "data.env.goal must be fixed or random, not 'fixd'; the nearest is 'fixed'"),
         (["--data.env_steps", "-5"], "data.env_steps must be at least 1, not -5"),
-        (["--data.batch_size", "0"], "data.batch_size must be at least 1, not 0"),
-        (["--data.start_steps", "-1"], "data.start_steps must not be negative, but is -1"),
+        (["--data.replay.batch_size", "0"], "data.replay.batch_size must be at least 1, not 0"),
+        (["--data.collection.start_steps", "-1"], "data.collection.start_steps must not be negative, but is -1"),
         (["--data.env_steps", "many"], "data.env_steps must be a whole number, not 'many'"),
         (["--data.seeds", "[1, 2, 1]"], "data.seeds has 1 twice; each agent needs a seed of its own"),
         (["--data.seeds", "[]"], "data.seeds is empty; give at least one, e.g. [0]"),
-        (["--data.steps_per_iteration", "7"], "must divide an episode's 500 steps; the nearest to 7 is 5"),
+        (["--data.collection.steps_per_iteration", "7"], "must divide an episode's 500 steps; the nearest to 7 is 5"),
         (["--model.vlm", "CLIPP"], "unknown VLM 'CLIPP'; the nearest is 'CLIP'"),
         (["--model.vlm.path", "/nowhere"], "there is no folder '/nowhere'"),
-        (["--model.rho", "x"], "model.rho must be a number, not 'x'"),
-        (["--model.tau", "1.5"], "model.tau must be between 0 and 1, not 1.5"),
+        (["--model.reward.rho", "x"], "model.reward.rho must be a number, not 'x'"),
+        (["--model.sac.tau", "1.5"], "model.sac.tau must be between 0 and 1, not 1.5"),
         (["--data.prompts", "{reach: touch it}"], "data.prompts names reach, not among data.tasks: drawer-close"),
         (["--trainer.devices", "2"], "trainer.devices must be 1"),
         (["--trainer.precision", "16-mixed"], "trainer.precision must be 32-true or bf16-mixed, not 16-mixed"),
-        (["--data.overlap", "true"], "data.overlap true needs data.num_workers of at least 1"),
+        (
+            ["--data.collection.overlap", "true"],
+            "data.collection.overlap true needs data.collection.num_workers of at least 1",
+        ),
         (["--trainer.max_steps", "9"], "trainer.max_steps has no effect here; leave it out (the run's length is data."),
         (["--trainer.gradient_clip_val", "1.0"], "trainer.gradient_clip_val has no effect here"),
         (["--seed_everything", "3"], "each agent is seeded by its own; give --data.seeds"),
@@ -125,8 +128,8 @@ def test_a_run_folder_is_never_reused(run: Run, tmp_path: Path, capsys: pytest.C
         ([], "exists already; resume it with --name taken --ckpt_path last, or choose another --name"),
         (["--ckpt_path", "last"], "give a larger --data.env_steps than 500"),
         (["--ckpt_path", "last", "--data.seeds", "[3]"], "drawer-close/3, the checkpoint's is drawer-close/0"),
-        (["--ckpt_path", "last", "--data.goal", "random"], "data.goal is random, the checkpoint's is fixed"),
-        (["--ckpt_path", "last", "--model.vlm", "CLIP", "--model.head_width", "8"], "head_width"),
+        (["--ckpt_path", "last", "--data.env.goal", "random"], "data.env.goal is random, the checkpoint's is fixed"),
+        (["--ckpt_path", "last", "--model.vlm", "CLIP", "--model.alignment.width", "8"], "head_width"),
     ):
         assert fit([*argv, *flags]) == 2
         assert message in capsys.readouterr().err
@@ -195,7 +198,13 @@ def test_the_age_of_the_policies_that_act(overlap: bool, run: Run, monkeypatch: 
 
     monkeypatch.setattr(RelayPolicy, "choose", choose_and_note)
     monkeypatch.setattr(FuRLModule, "training_step", step_and_note)
-    run("aged", data__env_steps=1020, data__start_steps=960, data__num_workers=1, data__overlap=str(overlap).lower())
+    run(
+        "aged",
+        data__env_steps=1020,
+        data__collection__start_steps=960,
+        data__collection__num_workers=1,
+        data__collection__overlap=str(overlap).lower(),
+    )
     assert sorted(acted) == list(range(960, 1020))
     for step, actors in acted.items():
         last = step - step % 10  # what the iteration before had ended with

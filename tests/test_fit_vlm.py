@@ -30,8 +30,8 @@ def test_quick_trains_with_a_clip_and_refuses_other_weights(tmp_path: Path, caps
     clip = make_tiny_clip(tmp_path / "clip")
     argv = ["--config", str(ROOT / "conf/quick.yaml"), "--model.vlm", "CLIP", "--model.vlm.path", str(clip), *FEW]
     argv += ["--runs", str(tmp_path / "runs"), "--name", "quick"]
-    argv += ["--data.num_workers", "0", "--data.overlap", "false"]
-    argv += ["--data.seeds", "[0]", "--data.start_steps", "500", "--data.eval_every", "10000"]
+    argv += ["--data.collection.num_workers", "0", "--data.collection.overlap", "false"]
+    argv += ["--data.seeds", "[0]", "--data.collection.start_steps", "500", "--data.evaluation.every", "10000"]
     assert fit([*argv, "--data.env_steps", "600"]) == 0
     folder = tmp_path / "runs" / "quick"
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -82,13 +82,16 @@ def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
         ),
         (["--model.vlm", "LIV", "--model.vlm.path", "{pickle}"], "holds more than tensors"),
         (
-            ["--model.reward", "cosin"],
-            "model.reward must be aligned or cosine or goal_baseline or task, not 'cosin'; the nea",
+            ["--model.reward.source", "cosin"],
+            "model.reward.source must be aligned or cosine or goal_baseline or task, not 'cosin'; the nea",
         ),
-        (["--model.reward", "goal_baseline"], "model.reward goal_baseline needs model.baseline_prompt"),
         (
-            ["--model.baseline_prompt", "a robot"],
-            "model.baseline_prompt is for model.reward goal_baseline, not",
+            ["--model.reward.source", "goal_baseline"],
+            "model.reward.source goal_baseline needs model.reward.baseline_prompt",
+        ),
+        (
+            ["--model.reward.baseline_prompt", "a robot"],
+            "model.reward.baseline_prompt is for model.reward.source goal_baseline, not",
         ),
         (["--data.prompts", "{{drawer-close: ''}}"], "data.prompts has an empty sentence for drawer-close"),
         (["--data.prompts", "{{drawer-close: [push, '']}}"], "data.prompts has an empty sentence for drawer-close"),

@@ -80,8 +80,8 @@ def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
 
 def load(code: str, cache: Path, endpoint: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code on a loaded ``vlm`` in a process of its own: the Hub's client reads its settings when imported."""
-    caught = f"try:\n    print({code})\nexcept UnusableModel as error:\n    print('NO:', error)"
-    program = f"from furl_lightning.vlm import *\n{caught}"
+    guarded = f"try:\n    print({code})\nexcept UnusableModel as error:\n    print('NO:', error)"
+    program = f"from furl_lightning.vlm import *\n{guarded}"
     settings = {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return subprocess.run(

@@ -103,7 +103,7 @@ def test_a_method_has_what_it_uses(run: Run, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(("threshold", "active"), [(1, False), (501, True)])
 def test_the_relay_may_end_by_successes(run: Run, threshold: int, active: bool) -> None:
     """Agent 3's random actions close the drawer in the first episode."""
-    seed = {"data__seeds": "[3]", "data__env_steps": 500, "model__relay_threshold": threshold}
+    seed = {"data__seeds": "[3]", "data__env_steps": 500, "model__relay__threshold": threshold}
     checkpoint = run("counted", *method("relay"), **seed)
     assert 1 <= int(checkpoint["FuRLDataModule"]["success_steps"]) <= 500
     assert checkpoint["relay"]["active"].tolist() == [active]
@@ -118,7 +118,7 @@ def test_frozen_counts_positives_without_holding_them(run: Run) -> None:
 
 
 def test_zero_shot_reward_is_the_cosine(run: Run, tmp_path: Path) -> None:
-    checkpoint = run("vlm", *method("vlm"), data__env_steps=510, data__batch_size=2000, model__log_every=10)
+    checkpoint = run("vlm", *method("vlm"), data__env_steps=510, data__replay__batch_size=2000, model__log_every=10)
     held = []
     for file in sorted((tmp_path / "vlm/checkpoints/rings").glob("*.safetensors")):
         with safe_open(file, "pt") as rings:
@@ -134,7 +134,7 @@ def test_zero_shot_reward_is_the_cosine(run: Run, tmp_path: Path) -> None:
 def test_more_updates_per_step(run: Run) -> None:
     sac = {"model__vlm": "null", "data__env_steps": 530}
     for updates in (1, 3):
-        checkpoint = run(f"updates-{updates}", *method("sac"), **sac, data__updates_per_step=updates)
+        checkpoint = run(f"updates-{updates}", *method("sac"), **sac, model__updates_per_step=updates)
         assert checkpoint["optimizer_states"][0]["state"][0]["step"].tolist() == [30 * updates]
 
 
@@ -190,21 +190,21 @@ def test_sac_never_opens_a_gl_context(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--model.vlm", "null"], ["model.vlm", "model.relay", "model.reward"]),
-        ([*method("sac"), "--model.relay", "true"], ["model.relay true", "model.vlm is null"]),
-        ([*method("sac"), "--model.reward", "aligned"], ["model.reward aligned", "model.vlm is null"]),
-        ([*method("sac"), "--model.reward", "cosine"], ["model.reward cosine", "model.vlm is null"]),
-        ([*method("sac"), "--data.goal_image", "true"], ["data.goal_image true", "model.reward task"]),
-        ([*method("vlm"), "--data.goal_image", "true"], ["data.goal_image true", "model.reward cosine"]),
-        ([*method("relay"), "--data.goal_image", "true"], ["data.goal_image true", "model.reward cosine"]),
-        (["--model.reward", "task"], ["model.reward task", "model.vlm"]),
+        (["--model.vlm", "null"], ["model.vlm", "model.relay.enabled", "model.reward.source"]),
+        ([*method("sac"), "--model.relay.enabled", "true"], ["model.relay.enabled true", "model.vlm is null"]),
+        ([*method("sac"), "--model.reward.source", "aligned"], ["model.reward.source aligned", "model.vlm is null"]),
+        ([*method("sac"), "--model.reward.source", "cosine"], ["model.reward.source cosine", "model.vlm is null"]),
+        ([*method("sac"), "--data.goal_image", "true"], ["data.goal_image true", "model.reward.source task"]),
+        ([*method("vlm"), "--data.goal_image", "true"], ["data.goal_image true", "model.reward.source cosine"]),
+        ([*method("relay"), "--data.goal_image", "true"], ["data.goal_image true", "model.reward.source cosine"]),
+        (["--model.reward.source", "task"], ["model.reward.source task", "model.vlm"]),
         (
-            ["--model.reward", "cosin"],
+            ["--model.reward.source", "cosin"],
             ["or goal_baseline or task, not 'cosin'; the nearest is 'cosine'"],
         ),
         (["--data.goal_image", "maybe"], ["data.goal_image must be true or false, or null, not 'maybe'"]),
-        (["--data.success_share", "1"], ["data.success_share must be at least 0 and below 1, not 1"]),
-        (["--data.updates_per_step", "0"], ["data.updates_per_step must be at least 1, not 0"]),
+        (["--data.replay.success_share", "1"], ["data.replay.success_share must be at least 0 and below 1, not 1"]),
+        (["--model.updates_per_step", "0"], ["model.updates_per_step must be at least 1, not 0"]),
     ],
 )
 def test_contradictions_name_both_settings(
@@ -221,10 +221,10 @@ def test_another_method_does_not_resume(run: Run, tmp_path: Path, capsys: pytest
     run("other", *method("align"), data__env_steps=500)
     argv = ["--runs", str(tmp_path), "--name", "other", "--ckpt_path", "last", "--data.env_steps", "600"]
     for flags, named in (
-        (method("vlm"), "model.reward is cosine, the checkpoint's is aligned"),
-        (method("furl"), "model.relay is True, the checkpoint's is False"),
-        (("--model.critic_layer_norm", "true"), "model.critic_layer_norm is True"),
-        (("--data.success_share", "0.5"), "(data.success_share) is kept, the checkpoint's is not kept"),
+        (method("vlm"), "model.reward.source is cosine, the checkpoint's is aligned"),
+        (method("furl"), "model.relay.enabled is True, the checkpoint's is False"),
+        (("--model.sac.critic_layer_norm", "true"), "model.sac.critic_layer_norm is True"),
+        (("--data.replay.success_share", "0.5"), "(data.replay.success_share) is kept, the checkpoint's is not kept"),
     ):
         assert fit([*argv, *flags]) == 2
         assert named in capsys.readouterr().err

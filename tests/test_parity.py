@@ -21,15 +21,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from furl_lightning import networks
+from furl_lightning.agents import networks
 from furl_lightning.agents.networks import Actor, PopulationLinear, PopulationMLP
 from furl_lightning.agents.optim import PopulationAdam
-from furl_lightning.agents.sac import SAC
-from furl_lightning.data.datamodule import Batch
-from furl_lightning.method.alignment import AlignedReward, goal_mask, success_loss
-from furl_lightning.method.relay import Relay
-from furl_lightning.method.success_memory import SuccessMemory
-from furl_lightning.training.module import FuRLModule
+from furl_lightning.agents.sac import SAC, SACSettings
+from furl_lightning.agents.transitions import Transitions
+from furl_lightning.method.alignment import AlignedReward, AlignmentSettings, goal_mask, success_loss
+from furl_lightning.method.learner import Batch, Learner, RewardSettings
+from furl_lightning.method.relay import Relay, RelaySettings
+from furl_lightning.method.success_memory import MemorySettings, SuccessMemory
 from tests import reference_recording
 
 FOLDER = Path(os.environ.get("FURL_PARITY_DIR") or Path(__file__).resolve().parents[1] / "../shared/parity")
@@ -191,7 +191,7 @@ def sac_of(recording: Recording, num: int, at: int) -> tuple[SAC, dict[str, Tens
         depth = sum(name.startswith("init/actor/net/") and name.endswith("/bias") for name in recording.arrays)
         hidden = [recording.size(-1, f"init/actor/net/Dense_{i}/bias") for i in range(depth)]
     given = {key: recording.meta[key] for key in ("gamma", "tau", "target_entropy", "min_std") if key in recording.meta}
-    agent = SAC(num, obs, action, hidden, **given)
+    agent = SAC(num, obs, action, SACSettings(hidden=tuple(hidden), lr=recording.meta.get("lr", 1e-4), **given))
     agent.reset_parameters(generators(num))
     own = views(layers_of(agent), agent.log_alpha, at)
     load(recording, own)
@@ -234,14 +234,25 @@ def transitions_of(recording: Recording, k: int, num: int, at: int, agent: SAC) 
     return {name: among(recording.get(f"step{k}/{name}", *shape), num, at) for name, shape in shapes.items()}
 
 
+def transitions(batch: dict[str, Tensor], **others: Tensor) -> Transitions:
+    return Transitions(
+        batch["observations"],
+        batch["actions"],
+        batch["next_observations"],
+        batch["rewards"],
+        batch["discounts"],
+        **others,
+    )
+
+
 def check_sac(folder: Path, num: int, at: int) -> None:
     recording = Recording(folder, "sac_update")
     agent, own = sac_of(recording, num, at)
-    optimizer = agent.optimizer(recording.value("lr"))
+    recording.value("lr")
+    optimizer = agent.optimizer()
 
     def update(batch: dict[str, Tensor], k: int) -> dict[str, Tensor]:
-        renamed = {name.removesuffix("s"): values for name, values in batch.items()}
-        return agent.update(renamed, batch["rewards"], batch["eps_actor"], batch["eps_next"], optimizer)
+        return agent.update(transitions(batch), batch["rewards"], batch["eps_actor"], batch["eps_next"], optimizer)
 
     check_updates(recording, agent, own, num, at, update)
 
@@ -270,22 +281,29 @@ def check_updates(recording: Recording, agent: SAC, own: dict[str, Tensor], num:
             assert_parameters(f"after step {k}", own, read_into(recording, f"after{k}", own), lr)
 
 
-class NoVLM(nn.Module):
-    """Stands where the VLM is; the recordings hold embeddings."""
+class RecordedReward(nn.Module):
+    """Stands where the heads are; the recording holds their cosines."""
 
-    width, name, fingerprint = 1, "none", "0" * 64
+    def __init__(self) -> None:
+        super().__init__()
+        self.cosine = torch.empty(0)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.cosine
 
 
 def check_furl(folder: Path, num: int, at: int) -> None:
-    """Through FuRLModule.update, which mixes the rewards, with the recorded cosines in place of the heads'."""
+    """Through the learner's update, which mixes the rewards, with the recorded cosines in place of the heads'."""
     recording = Recording(folder, "furl_update")
     agent, own = sac_of(recording, num, at)
-    size, lr = recording.value("batch_size"), recording.value("lr")
-    module = FuRLModule(NoVLM(), lr=lr, rho=recording.value("rho"))  # type: ignore[arg-type]
-    module.vlm_agent, module.relay = agent, Relay(num)
-    module.relay.active[:] = False  # the plain SAC agents have a recording of their own
-    optimizers = [agent.optimizer(lr)]
-    module._optimizers = lambda: [*optimizers, None, None]  # type: ignore[method-assign]
+    size, (obs, action) = recording.value("batch_size"), widths(agent)
+    reward = RewardSettings(rho=recording.value("rho"))
+    learner = Learner(generators(num), obs, action, torch.ones(num, 1), reward=reward, sac=agent.settings)
+    recorded = RecordedReward()
+    learner.vlm_agent, learner.reward = agent, recorded  # type: ignore[assignment]
+    assert learner.relay is not None
+    learner.relay.active[:] = False  # the plain SAC agents have a recording of their own
+    optimizers = learner.optimizers()
     mixed: list[Tensor] = []
     original = agent.update
 
@@ -296,11 +314,10 @@ def check_furl(folder: Path, num: int, at: int) -> None:
     agent.update = spy  # type: ignore[method-assign,assignment]
 
     def update(batch: dict[str, Tensor], k: int) -> dict[str, Tensor]:
-        cosine = among(recording.get(f"step{k}/vlm_rewards", size), num, at)
-        module._align = lambda *_: (cosine, {})  # type: ignore[method-assign]
+        recorded.cosine = among(recording.get(f"step{k}/vlm_rewards", size), num, at)
         noise = torch.stack([batch["eps_actor"], batch["eps_next"]] * 2, 1)
-        renamed = {name.removesuffix("s"): values for name, values in batch.items() if not name.startswith("eps")}
-        measured = module.update(Batch(renamed, [], None, []), [], noise)
+        frames = torch.zeros(num, size, 1)
+        measured = learner.update(Batch(transitions(batch, embedding=frames)), optimizers, noise=noise)
         out = {ours: measured[f"sac/{ours}/vlm_agent"] for ours in (*SAC_OUTPUTS.values(), "q", "q_max")}
         return {**out, "rvlm_reward": mixed[-1]}
 
@@ -313,11 +330,11 @@ def heads_of(recording: Recording, num: int, at: int) -> tuple[AlignedReward, Po
     text = among(recording.get("text_embedding", 1, width), num, at)[:, 0]
     margins = {key: recording.meta[key] for key in ("margin", "l2_margin") if key in recording.meta}
     recording.value("margin")
-    reward = AlignedReward(text, hidden, out, **margins)
+    reward = AlignedReward(text, AlignmentSettings(lr=recording.value("lr"), hidden=hidden, width=out, **margins))
     reward.reset_parameters(generators(num))
     own = views(layers_of_heads(reward), None, at)
     load(recording, own)
-    return reward, reward.optimizer(recording.value("lr")), own
+    return reward, reward.optimizer(), own
 
 
 def check_reward_goal(folder: Path, num: int, at: int) -> None:
@@ -328,7 +345,7 @@ def check_reward_goal(folder: Path, num: int, at: int) -> None:
     for k in range(steps):
         embedding = among(recording.get(f"step{k}/embeddings", size, reward.text_embedding.shape[-1]), num, at)
         distance = among(recording.get(f"step{k}/goal_distances", size), num, at)
-        mask = goal_mask(distance, reward.l2_margin)[at]
+        mask = goal_mask(distance, reward.settings.l2_margin)[at]
         assert torch.equal(mask, recording.get(f"step{k}/masks", size, size)), f"step{k}/masks"
         cosine, measured = reward.update_by_goal(embedding, distance, optimizer)
         assert_close(f"step{k}/out/vlm_rewards", cosine[at], recording.get(f"step{k}/out/vlm_rewards", size))
@@ -363,10 +380,10 @@ def check_reward_success(folder: Path, num: int, at: int) -> None:
         }  # fmt: skip
         assert_outputs("loss", measured["loss"], scalars["neg_loss"] + scalars["pos_loss"])
         # A triple for an agent gives the losses of each: [size] in place of their mean.
-        each = success_loss(positive[:, None], lag[:, None], negative[:, None], reward.margin)
+        each = success_loss(positive[:, None], lag[:, None], negative[:, None], reward.settings.margin)
         for name, other, loss in (("neg", negative, each[0]), ("pos", lag, each[1])):
             scalars[f"{name}_loss_max"] = loss.max()
-            gate = other - positive + reward.margin
+            gate = other - positive + reward.settings.margin
             recorded = float(recording.get(f"step{k}/out/{name}_num"))
             assert int((gate > 1e-6).sum()) <= recorded <= int((gate > -1e-6).sum()), f"step{k}/out/{name}_num"
             assert int((loss != 0).sum()) == int((gate > 0).sum())
@@ -385,7 +402,7 @@ def check_memory(folder: Path, num: int, at: int) -> None:
     recording = Recording(folder, "embedding_memory")
     capacity, length, gap = (recording.value(key) for key in ("capacity", "episode_length", "gap"))
     width = recording.size(-1, "/embeddings")
-    memory = SuccessMemory(num, capacity, width, gap, lag_rule="published", dtype=torch.float32)
+    memory = SuccessMemory(num, width, MemorySettings(capacity, gap, "published"), dtype=torch.float32)
     others = [i for i in range(num) if i != at]
     for episode in range(recording.value("episodes")):
         success = recording.get(f"ep{episode}/success", length).bool()
@@ -411,7 +428,7 @@ def check_relay(folder: Path, num: int, at: int) -> None:
     recording = Recording(folder, "relay")
     steps = recording.size(0, "episode", "episode_step", "relay_step", "acts")
     columns = {name: recording.get(name, steps) for name in ("episode", "episode_step", "relay_step", "acts")}
-    relay = Relay(num, recording.value("relay_steps"))
+    relay = Relay(num, RelaySettings(turns=tuple(recording.value("relay_steps"))))
     for row in range(steps):
         step = int(columns["episode_step"][row])
         if step == 0:
@@ -530,12 +547,11 @@ def test_compiled_update_agrees_with_eager(made_here: Path) -> None:
     recording = Recording(made_here, "sac_update")
     (agent, _), (twin, _) = (sac_of(recording, 2, 0) for _ in range(2))
     lr = recording.value("lr")
-    optimizer, twin_optimizer = agent.optimizer(lr), twin.optimizer(lr)
+    optimizer, twin_optimizer = agent.optimizer(), twin.optimizer()
     compiled = torch.compile(twin.update, dynamic=False)
     for k in range(recording.value("steps")):
         batch = transitions_of(recording, k, 2, 0, agent)
-        renamed = {name.removesuffix("s"): values for name, values in batch.items()}
-        rest = renamed, batch["rewards"], batch["eps_actor"], batch["eps_next"]
+        rest = transitions(batch), batch["rewards"], batch["eps_actor"], batch["eps_next"]
         assert_same(compiled(*rest, twin_optimizer), agent.update(*rest, optimizer))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1, "nothing was compiled"
     assert_same_parameters(twin, agent, lr)
@@ -569,14 +585,13 @@ def test_update_in_bfloat16_is_near(made_here: Path) -> None:
     recording = Recording(made_here, "sac_update")
     (agent, _), (twin, _) = (sac_of(recording, 2, 0) for _ in range(2))
     lr = recording.value("lr")
-    optimizer, twin_optimizer = agent.optimizer(lr), twin.optimizer(lr)
+    optimizer, twin_optimizer = agent.optimizer(), twin.optimizer()
     for k in range(recording.value("steps")):
         batch = transitions_of(recording, k, 2, 0, agent)
-        renamed = {name.removesuffix("s"): values for name, values in batch.items()}
-        rest = renamed, batch["rewards"], batch["eps_actor"], batch["eps_next"]
+        rest = transitions(batch), batch["rewards"], batch["eps_actor"], batch["eps_next"]
         exact = agent.update(*rest, optimizer)
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = twin.actor.net(renamed["observation"])
+            hidden = twin.actor.net(batch["observations"])
             near = twin.update(*rest, twin_optimizer)
         assert hidden.dtype == torch.bfloat16, "nothing was rounded"
         for name, values in exact.items():

@@ -232,12 +232,17 @@ def test_a_policy_sees_what_the_replay_holds() -> None:
 
 # -- runs
 
-PIXELS: dict[str, Any] = {"data__obs": "pixels", "data__pixel_size": 24, "data__batch_size": 8}
+PIXELS: dict[str, Any] = {"data__env__obs": "pixels", "data__env__pixel_size": 24, "data__replay__batch_size": 8}
 
 
 def test_resumed_pixel_run_is_bit_equal(run: Run) -> None:
     """FuRL on pixels, overlapped, stopped in the middle of an episode, after the ring has wrapped."""
-    settings = {**PIXELS, "data__start_steps": 600, "data__num_workers": 1, "data__overlap": "true"}
+    settings = {
+        **PIXELS,
+        "data__collection__start_steps": 600,
+        "data__collection__num_workers": 1,
+        "data__collection__overlap": "true",
+    }
     straight = run("straight", **settings, data__env_steps=760)
     run("stopped", **settings, data__env_steps=630)
     resumed = run("stopped", "--ckpt_path", "last", **settings, data__env_steps=760)
@@ -249,7 +254,14 @@ def test_resumed_pixel_run_is_bit_equal(run: Run) -> None:
 def test_a_transition_takes_less_than_22_kilobytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """84 x 84 pixels and the package's own VLM; the number is printed, logged, and that of the memory taken."""
     argv = ["--config", str(CONF / "obs/pixels.yaml"), "--data.tasks", "[reach]", "--data.env_steps", "500"]
-    argv += ["--data.start_steps", "500", "--data.goal_image", "false", "--data.steps_per_iteration", "50"]
+    argv += [
+        "--data.collection.start_steps",
+        "500",
+        "--data.goal_image",
+        "false",
+        "--data.collection.steps_per_iteration",
+        "50",
+    ]
     assert fit([*argv, "--name", "p", "--runs", str(tmp_path), "--trainer.accelerator", "cpu"]) == 0
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "replay buffer:" in line)
     size = int(line.split("replay buffer: ")[1].split(" bytes")[0].replace(",", ""))
@@ -263,10 +275,13 @@ def test_a_transition_takes_less_than_22_kilobytes(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--data.pixel_size", "193"], ["data.pixel_size", "192", "data.render"]),
-        (["--data.pixel_size", "14"], ["data.pixel_size must be from 15"]),
-        (["--data.obs", "pixels", "--data.pixel_size", "121"], ["data.pixel_size 121", "model.vlm sees (120)"]),
-        (["--data.obs", "pixel"], ["data.obs must be state or pixels, not 'pixel'; the nearest is 'pixels'"]),
+        (["--data.env.pixel_size", "193"], ["data.env.pixel_size", "192", "data.env.render"]),
+        (["--data.env.pixel_size", "14"], ["data.env.pixel_size must be from 15"]),
+        (
+            ["--data.env.obs", "pixels", "--data.env.pixel_size", "121"],
+            ["data.env.pixel_size 121", "model.vlm sees (120)"],
+        ),
+        (["--data.env.obs", "pixel"], ["data.env.obs must be state or pixels, not 'pixel'; the nearest is 'pixels'"]),
     ],
 )
 def test_contradictions(flags: list[str], named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 from furl_lightning.agents.networks import PopulationLinear
 from furl_lightning.agents.optim import PopulationAdam
-from furl_lightning.data.datamodule import Batch
+from furl_lightning.agents.sac import SACSettings
+from furl_lightning.agents.transitions import Transitions
 from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM
-from furl_lightning.method.relay import Relay
-from furl_lightning.method.success_memory import SuccessMemory
+from furl_lightning.method.alignment import AlignmentSettings
+from furl_lightning.method.learner import Batch, Learner, Members, RewardSettings
+from furl_lightning.method.relay import Relay, RelaySettings
+from furl_lightning.method.success_memory import MemorySettings, SuccessMemory
 from furl_lightning.randomness import Randomness
-from furl_lightning.replay.buffer import FIELDS, Replay
+from furl_lightning.replay.buffer import FIELDS, ReplayBuffer
 from furl_lightning.tasks import INSTRUCTIONS, Agent
-from furl_lightning.training.module import FuRLModule
 from furl_lightning.vlm import VLM
 
 AGENTS = [Agent("reach", 0), Agent("push", 1), Agent("window-open", 2)]
@@ -48,39 +51,50 @@ class FakeVLM(VLM):
         return torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
-class Learner:
-    """A module outside a trainer, with the random streams of its agents."""
+class Population:
+    """A learner of some agents, with their random streams."""
 
     def __init__(self, members: list[int]) -> None:
         self.members = members
         agents = [AGENTS[i] for i in members]
         randomness = Randomness(agents)
         self.generators = randomness.learning
-        self.module = FuRLModule(FakeVLM(), hidden=(32, 24), lr=LR, tau=0.1, rho=0.3, head_hidden=16, head_width=8)
-        self.module.build(agents, [INSTRUCTIONS[agent.task] for agent in agents], randomness.init)
-        self.optimizers = self.module.configure_optimizers()
-        self.module._optimizers = lambda: self.optimizers  # type: ignore[method-assign]
+        self.learner = Learner(
+            randomness.init,
+            OBS_DIM,
+            ACTION_DIM,
+            FakeVLM().encode_texts([INSTRUCTIONS[agent.task] for agent in agents]),
+            reward=RewardSettings(rho=0.3),
+            sac=SACSettings(hidden=(32, 24), lr=LR, tau=0.1),
+            alignment=AlignmentSettings(lr=LR, hidden=16, width=8),
+        )
+        self.optimizers = self.learner.optimizers()
 
     def learn(
         self, updates: list[tuple[dict[str, Tensor], Tensor]], phases: list[tuple[list[int], list[int]]] = PHASES
     ) -> list[dict[str, Tensor]]:
         """Make the updates, each with all three agents' transitions and triples; returns the metrics."""
-        out = []
+        return [self.learner.learn(*prepared, self.optimizers) for prepared in self.prepare(updates, phases)]
+
+    def prepare(
+        self, updates: list[tuple[dict[str, Tensor], Tensor]], phases: list[tuple[list[int], list[int]]] = PHASES
+    ) -> Iterator[tuple[Members, dict[str, Tensor]]]:
+        """What the learner learns from in each update."""
         for (transitions, triples), (after, relaying) in zip(updates, phases, strict=True):
             own = {name: values[self.members] for name, values in transitions.items()}
             rows = [self.members.index(i) for i in after if i in self.members]
             chosen = triples[self.members][rows] if rows else None
             before = [row for row, i in enumerate(self.members) if row not in rows and i != NO_GOAL_IMAGE]
-            assert self.module.relay is not None
-            self.module.relay.active = torch.tensor([i in relaying for i in self.members])
-            out.append(self.module.update(Batch(own, rows, chosen, before), self.generators))
-        return out
+            assert self.learner.relay is not None
+            self.learner.relay.active = torch.tensor([i in relaying for i in self.members])
+            yield self.learner.prepare(Batch(Transitions(**own), rows, chosen, before), self.generators)
 
     def of(self, member: int) -> dict[str, Tensor]:
         """One agent's parameters and Adam states."""
         row = self.members.index(member)
-        out = {name: p.detach()[row] for name, p in self.module.named_parameters()}
+        out = {name: p.detach()[row] for name, p in self.learner.named_parameters()}
         for k, optimizer in enumerate(self.optimizers):
+            assert optimizer is not None
             for j, state in enumerate(optimizer.state.values()):
                 out.update({f"adam{k}/{j}/{name}": values[row] for name, values in state.items()})
         return {name: values.clone() for name, values in out.items()}
@@ -114,17 +128,17 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 
 def test_population_starts_as_its_members_alone() -> None:
-    population = Learner([0, 1, 2])
+    population = Population([0, 1, 2])
     for i in range(3):
-        assert_equal(population.of(i), Learner([i]).of(i))
+        assert_equal(population.of(i), Population([i]).of(i))
 
 
 def test_population_of_3_learns_as_3_of_1() -> None:
     """Mixed phases and relays; the noise too is each agent's own."""
-    population, updates = Learner([0, 1, 2]), make_updates()
+    population, updates = Population([0, 1, 2]), make_updates()
     metrics = population.learn(updates)
     for i in range(3):
-        alone = Learner([i])
+        alone = Population([i])
         start = alone.of(i)
         for ours, theirs in zip(metrics, alone.learn(updates), strict=True):
             for name, values in ours.items():
@@ -135,7 +149,7 @@ def test_population_of_3_learns_as_3_of_1() -> None:
         for name in ours:
             if name.endswith("step"):
                 assert torch.equal(ours[name], theirs[name]), name
-        parameters = [name for name, _ in alone.module.named_parameters()]
+        parameters = [name for name, _ in alone.learner.named_parameters()]
         error = torch.cat([(ours[n] - theirs[n]).abs().flatten() for n in parameters])
         # An entry whose gradient is next to zero may take a step of lr either way.
         assert float((error <= 1e-6).double().mean()) >= 0.999
@@ -145,7 +159,7 @@ def test_population_of_3_learns_as_3_of_1() -> None:
 
 def test_updates_in_bfloat16_see_the_parameters_of_the_moment() -> None:
     """Several updates in one autocast context, as in an iteration of several steps, are those in one context each."""
-    together, apart = Learner([0, 1, 2]), Learner([0, 1, 2])
+    together, apart = Population([0, 1, 2]), Population([0, 1, 2])
     updates = make_updates()
     with torch.autocast("cpu", torch.bfloat16):
         together.learn(updates)
@@ -159,7 +173,7 @@ def test_updates_in_bfloat16_see_the_parameters_of_the_moment() -> None:
 @pytest.mark.parametrize("by", [0.1, float("nan")], ids=["a-little", "nan"])
 @pytest.mark.parametrize("perturbed", range(3))
 def test_one_agents_batch_leaves_the_others_bit_equal(perturbed: int, by: float) -> None:
-    undisturbed, disturbed = Learner([0, 1, 2]), Learner([0, 1, 2])
+    undisturbed, disturbed = Population([0, 1, 2]), Population([0, 1, 2])
     expected = undisturbed.learn(make_updates())
     updates = make_updates()
     for transitions, triples in updates:
@@ -182,7 +196,7 @@ def test_one_agents_batch_leaves_the_others_bit_equal(perturbed: int, by: float)
 
 def test_who_rests_is_not_touched() -> None:
     """Nothing to align for an agent without goal image before its success; no update out of the relay."""
-    population = Learner([0, 1, 2])
+    population = Population([0, 1, 2])
     before = [population.of(i) for i in range(3)]
     metrics = population.learn(make_updates())
     after = [population.of(i) for i in range(3)]
@@ -266,7 +280,7 @@ def test_population_adam_goes_on_from_its_state() -> None:
 
 
 def test_relay_turns() -> None:
-    relay = Relay(2, turns=(2, 3))
+    relay = Relay(2, RelaySettings(turns=(2, 3)))
     acts = []
     for _ in range(3):
         relay.begin_episode_with(torch.tensor([2, 3]))
@@ -276,14 +290,14 @@ def test_relay_turns() -> None:
 
 
 def test_relay_retires_agents_for_good_and_one_by_one() -> None:
-    relay = Relay(3, turns=(5,), threshold=10)
+    relay = Relay(3, RelaySettings(turns=(5,), threshold=10))
     relay.retire(torch.tensor([9, 10, 0]))
     assert relay.active.tolist() == [True, False, True]
     relay.retire(torch.tensor([11, 0, 3]))  # an agent that left does not come back
     assert relay.active.tolist() == [False, False, True]
     relay.begin_episode_with(torch.tensor([5, 5, 5]))
     assert [relay.sac_acts(step).tolist() for step in (0, 5)] == [[False] * 3, [False, False, True]]
-    restored = Relay(3, turns=(5,), threshold=10)
+    restored = Relay(3, RelaySettings(turns=(5,), threshold=10))
     restored.load_state_dict(relay.state_dict())
     assert [restored.sac_acts(s).tolist() for s in range(12)] == [relay.sac_acts(s).tolist() for s in range(12)]
 
@@ -307,7 +321,7 @@ def test_relay_draws_every_turn_from_the_agents_own_numbers() -> None:
 def test_ring_draws_lags_of_the_same_episode(gap: int) -> None:
     """Against a plain list of what the ring should hold, through many wrap-arounds."""
     capacity, length = 37, 12
-    memory = SuccessMemory(2, capacity, 2, gap)
+    memory = SuccessMemory(2, 2, MemorySettings(capacity, gap))
     held: deque[tuple[int, int]] = deque(maxlen=capacity)
     g = torch.Generator().manual_seed(3)
     wrapped = 0
@@ -359,8 +373,8 @@ def test_memory_draws_are_the_agents_own() -> None:
     g = torch.Generator().manual_seed(0)
     episodes = torch.randn(3, 2, 20, 4, generator=g)
     success = torch.arange(20) >= 15
-    together = SuccessMemory(3, 100, 4, gap=5)
-    alone = SuccessMemory(1, 100, 4, gap=5)
+    together = SuccessMemory(3, 4, MemorySettings(size=100, gap=5))
+    alone = SuccessMemory(1, 4, MemorySettings(size=100, gap=5))
     for i in range(3):
         together.add_episode(i, episodes[i, 0], success)
         together.add_episode(i, episodes[i, 1], torch.zeros_like(success))
@@ -372,7 +386,7 @@ def test_memory_draws_are_the_agents_own() -> None:
 
 def test_memory_refuses_another_width() -> None:
     with pytest.raises(ValueError, match=r"must be \[5, 4\], not \[5, 3\]"):
-        SuccessMemory(1, 10, 4).add_episode(0, torch.zeros(5, 3), torch.zeros(5, dtype=torch.bool))
+        SuccessMemory(1, 4, MemorySettings(size=10)).add_episode(0, torch.zeros(5, 3), torch.zeros(5, dtype=torch.bool))
 
 
 # -- replay
@@ -390,7 +404,7 @@ def steps(start: int, end: int, num: int) -> TensorDict:
 
 
 def test_replay_wraps() -> None:
-    replay = Replay(10)
+    replay = ReplayBuffer(10)
     for start, end in ((0, 4), (4, 9), (9, 13), (13, 23)):
         replay.extend(steps(start, end, 2))
         held = range(max(0, end - 10), end)
@@ -407,7 +421,7 @@ def test_replay_wraps() -> None:
 
 
 def test_replay_samples_each_agents_own_numbers() -> None:
-    together, alone = Replay(50), Replay(50)
+    together, alone = ReplayBuffer(50), ReplayBuffer(50)
     together.extend(steps(0, 40, 3))
     alone.extend(steps(0, 40, 3)[:, 1:2])
     ours = together.sample(64, Randomness(AGENTS).learning)
@@ -420,7 +434,7 @@ def test_replay_samples_each_agents_own_numbers() -> None:
 
 @pytest.mark.parametrize("end", [7, 10, 24])
 def test_replay_restores_every_entry_where_it_stood(end: int) -> None:
-    replay, restored = Replay(10), Replay(10)
+    replay, restored = ReplayBuffer(10), ReplayBuffer(10)
     for start in range(0, end, 3):
         replay.extend(steps(start, min(start + 3, end), 2))
     oldest, middle = end - len(replay), end - 4

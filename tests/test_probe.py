@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from furl_lightning.analysis.probe import Measured, above, spearman, wrongly_ordered
+from furl_lightning.analysis.figures import MANNER_COLOURS, draw_rewards
+from furl_lightning.analysis.probe import MEASURES, ScoredEpisode, above, measure, spearman, wrongly_ordered
+from furl_lightning.analysis.tables import measures_table
 from furl_lightning.commands.probe import probe
-from furl_lightning.envs.episodes import record
+from furl_lightning.envs.episodes import Episode, Manner, record
 from furl_lightning.tasks import INSTRUCTIONS
 from furl_lightning.training.trained import load
 from furl_lightning.vlm import CLIP, Embedded
@@ -28,49 +32,139 @@ def rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
         return {(row["reward"], row["task"]): row for row in csv.DictReader(file)}
 
 
-def test_figures_are_scipys() -> None:
+def test_measures_against_their_definitions() -> None:
+    """Ranks by hand, all pairs, and Kendall's tau; without and with ties."""
     random = np.random.default_rng(0)
     reward, time = random.random(40), np.arange(40)
-    assert spearman(reward, time) == pytest.approx(stats.spearmanr(reward, time).statistic)
+    ranks = [float((reward < value).sum()) for value in reward]
+    assert spearman(reward, time) == pytest.approx(np.corrcoef(ranks, time)[0, 1])
+    assert spearman(np.array([1.0, 1.0, 2.0]), np.arange(3)) == pytest.approx(
+        np.corrcoef([1.5, 1.5, 3], [1, 2, 3])[0, 1]
+    )
     assert wrongly_ordered(reward) == pytest.approx((1 - stats.kendalltau(reward, time).statistic) / 2)
+    assert wrongly_ordered(np.array([1.0, 1.0, 0.0])) == pytest.approx(2 / 3)
     success, failure = random.random(12).round(1), random.random(30).round(1)
     pairs = (success[:, None] > failure) + 0.5 * (success[:, None] == failure)
     assert above(success, failure) == pytest.approx(pairs.mean())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_constant_reward_has_no_correlation() -> None:
+    assert np.isnan(spearman(np.ones(5), np.arange(5)))
+    assert above(np.ones(3), np.ones(4)) == 0.5
+
+
+def scored(reward: list[float], success: list[int], dense: list[float] | None = None) -> ScoredEpisode:
+    """A made-up episode, a frame every second step; each frame's embedding is a step further along an axis."""
+    count = len(reward)
+    nothing = np.zeros((count, 3), np.float32)
+    episode = Episode(
+        frames=np.zeros((count, 8, 8, 3), np.uint8),
+        step=2 * np.arange(count, dtype=np.int32),
+        success=np.array(success, bool),
+        hand=nothing,
+        opening=nothing[:, 0],
+        object=nothing,
+        goal=nothing,
+        to_target=nothing[:, 0],
+        reward=np.array(dense or range(count), np.float32),
+        observation=np.zeros((count, 39), np.float32),
+        action=np.zeros((count, 4), np.float32),
+    )
+    return ScoredEpisode("reach", episode, torch.arange(count)[:, None] * torch.tensor([[0.0, 3.0]]), np.array(reward))
+
+
+EXPERTS = [
+    scored([0.1, 0.3, 0.2, 0.5, 0.9, 0.0], [0, 0, 0, 1, 1, 0]),
+    scored([0.4, 0.1, 0.0, 0.0], [0, 0, 0, 0]),
+]
+OTHERS = [
+    scored([0.2, 0.6, 0.1], [0, 1, 0], [1.0, 0.0, 2.0]),
+    scored([0.3, 0.55, 0.1, 0.05], [0, 0, 0, 0]),
+]
+
+
+def test_measures_by_hand() -> None:
+    """Two experts, one of which fails; a perturbed episode with success, and a failed one."""
+    measures = measure(EXPERTS, OTHERS)
+    assert list(measures) == list(MEASURES)
+    tied = np.corrcoef([4, 3, 1.5, 1.5], [1, 2, 3, 4])[0, 1]
+    assert measures == pytest.approx(
+        {
+            "correlation": (0.8 + tied) / 2,  # of the first expert up to its success: ranks 1, 3, 2, 4
+            "perturbed": (-1.0 - 0.8) / 2,
+            "wrong_pairs": (1 / 6 + 5 / 6) / 2,
+            "maximum": 8 / 6,  # after its success; the expert that fails has none
+            "gap": (0.5 + 0.9 + 0.6) / 3 - (0.3 + 0.55 + 0.1 + 0.05) / 4,
+            "above": 11 / 12,  # 0.5 is below 0.55
+            "way": 9.0,
+        }
+    )
+
+
+def test_measures_that_do_not_exist() -> None:
+    """Without success, or without failure, there is nothing to tell apart."""
+    failed, won = measure([EXPERTS[1]], [OTHERS[1]]), measure([EXPERTS[0]], [OTHERS[0]])
+    assert {name for name, value in failed.items() if np.isnan(value)} == {"maximum", "gap", "above", "way"}
+    assert {name for name, value in won.items() if np.isnan(value)} == {"gap", "above"}
+    table = measures_table({"reach": failed, "push": won})
+    assert table.rows[0][4:] == ["-"] * 4 and table.rows[1][4:] == ["1.33", "-", "-", "9.00"]
+    assert table.rows[2][0] == "all" and table.rows[2][4:] == ["1.33", "-", "-", "9.00"]
+
+
+def test_rewards_are_drawn_as_they_are() -> None:
+    """A panel for each kind of reward, a line for each episode, a star at each first success; frames above."""
+    episodes: list[tuple[Manner, ScoredEpisode]] = [("expert", EXPERTS[0]), ("noisy", OTHERS[0]), ("random", OTHERS[1])]
+    aligned = [(manner, replace(episode, reward=-episode.reward)) for manner, episode in episodes]
+    zero_shot = measure(EXPERTS[:1], OTHERS)
+    figure = draw_rewards(
+        "reach", {"zero-shot": episodes, "aligned": aligned}, {"zero-shot": zero_shot, "aligned": zero_shot}
+    )
+    frames, panels = figure.axes[:-2], figure.axes[-2:]
+    assert [axis.get_title() for axis in frames[::5]] == ["step 0: +0.10", "step 6: +0.50"]
+    for axis, kind, sign in zip(panels, ("zero-shot", "aligned"), (1, -1), strict=True):
+        assert axis.get_title() == f"{kind}: rank correlation 0.80, wrong pairs 17%, gap +0.42"
+        lines: dict[Any, Any] = {line.get_color(): line for line in axis.get_lines() if line.get_marker() == "None"}
+        stars: dict[Any, Any] = {line.get_color(): line for line in axis.get_lines() if line.get_marker() == "*"}
+        assert set(stars) == {MANNER_COLOURS["expert"], MANNER_COLOURS["noisy"]}
+        for manner, episode in episodes:
+            line = lines[MANNER_COLOURS[manner]]
+            assert line.get_xdata() == pytest.approx(episode.episode.step)
+            assert line.get_ydata() == pytest.approx(sign * episode.reward)
+        (x,), (y,) = stars[MANNER_COLOURS["noisy"]].get_data()
+        assert (x, y) == pytest.approx((2, sign * 0.6))
 
 
 def test_probe_equals_the_card(tmp_path: Path) -> None:
     """The embedded model on a task that it has backwards: the correlation that the card says, to its two digits."""
     card = (FOLDER / "README.md").read_text()
     tasks = ["drawer-open"]
-    said = {task: re.search(rf"^\| {task} \|[^|]*\| (-?[\d.]+) \|", card, re.MULTILINE) for task in tasks}
-    if not all(said.values()):
+    figures = {task: re.search(rf"^\| {task} \|[^|]*\| (-?[\d.]+) \|", card, re.MULTILINE) for task in tasks}
+    if not all(figures.values()):
         pytest.skip("the card has no figures")
     assert probe(["--tasks", *tasks, "--out", str(tmp_path / "out")]) == 0
     table = rows(tmp_path / "out/probe.csv")
-    for task, found in said.items():
-        assert found is not None and f"{float(table['zero-shot', task]['correlation']):.2f}" == found.group(1)
+    for task, figure in figures.items():
+        assert figure is not None and f"{float(table['zero-shot', task]['correlation']):.2f}" == figure.group(1)
 
 
 def test_with_a_checkpoint(run: Run, tmp_path: Path, tiny_clip: Path) -> None:
     """Before and after alignment, on the run's own placements, sentences and VLM."""
-    run("aligned", data__env_steps=20, data__start_steps=10, data__prompts="{drawer-close: shut it}")
+    run("aligned", data__env_steps=20, data__collection__start_steps=10, data__prompts="{drawer-close: shut it}")
     checkpoint = tmp_path / "aligned/checkpoints/last.ckpt"
     out = tmp_path / "out"
     assert probe(["--ckpt_path", str(checkpoint), "--processes", "1", "--out", str(out)]) == 0
     table = rows(out / "probe.csv")
     assert set(table) == {("zero-shot", "drawer-close"), ("aligned", "drawer-close")}
     vlm = CLIP(str(tiny_clip))
-    expert = Measured(
-        vlm, "drawer-close", record("drawer-close", 0, "fixed", "expert", 2), vlm.encode_texts(["shut it"])
-    )
+    episode = record("drawer-close", 0, "fixed", "expert", 2)
+    expert = ScoredEpisode.zero_shot(vlm, "drawer-close", episode, vlm.encode_texts(["shut it"]))
     assert float(table["zero-shot", "drawer-close"]["correlation"]) == pytest.approx(expert.correlation(), abs=1e-6)
     first, success = expert.embedding[[0, expert.success]]
     assert float(table["aligned", "drawer-close"]["way"]) == pytest.approx(float((first - success).norm()), abs=1e-5)
     trained = load(checkpoint)
-    aligned = trained.module.frame_reward(0, torch.from_numpy(expert.episode.frames)).numpy()
-    assert float(table["aligned", "drawer-close"]["correlation"]) == pytest.approx(
-        expert.correlation(aligned), abs=1e-6
-    )
+    aligned = replace(expert, reward=trained.module.frame_reward(0, torch.from_numpy(episode.frames)).numpy())
+    assert float(table["aligned", "drawer-close"]["correlation"]) == pytest.approx(aligned.correlation(), abs=1e-6)
     page = (out / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 1 and page.count("src=") == page.count('src="data:')
     assert "href" not in page
@@ -82,10 +176,10 @@ def test_first_success_is_always_drawn() -> None:
     """Whether its step is due or not."""
     vlm = Embedded()
     episode = record("drawer-close", 0, "fixed", "expert", 4)
-    measured = Measured(vlm, "drawer-close", episode, vlm.encode_texts([INSTRUCTIONS["drawer-close"]]))
-    assert measured.success is not None and episode.success[measured.success]
-    assert not episode.success[: measured.success].any()
-    assert episode.step[measured.success] == 78 and np.isfinite(episode.action).all()
+    scored = ScoredEpisode.zero_shot(vlm, "drawer-close", episode, vlm.encode_texts([INSTRUCTIONS["drawer-close"]]))
+    assert scored.success is not None and episode.success[scored.success]
+    assert not episode.success[: scored.success].any()
+    assert episode.step[scored.success] == 78 and np.isfinite(episode.action).all()
 
 
 def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +201,6 @@ def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--out", str(tmp_path / "full")], "holds something else than a probe"),
     ):
         assert probe(argv) == 2
-        told = capsys.readouterr().err.splitlines()
-        assert len(told) == 1 and told[0].startswith("furl-probe: ") and message in told[0], told
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("furl-probe: ") and message in lines[0], lines
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,41 +17,57 @@ import yaml
 from PIL import Image
 from scipy import stats
 
+from furl_lightning.analysis.figures import draw_aggregates, draw_curves
 from furl_lightning.analysis.intervals import interquartile_mean, stratified_bootstrap, task_mean, wilson
+from furl_lightning.analysis.report import group
 from furl_lightning.commands.report import report
 from furl_lightning.runs.metrics_csv import MetricsCSV
 from furl_lightning.runs.read import labels, method, read
+from furl_lightning.tasks import TASK_SETS
+from furl_lightning.utils.text_table import text_table
 
 from .conftest import Run
 
 MODEL: dict[str, Any] = {
     "vlm": {"class_path": "furl_lightning.vlm.Embedded"},
-    "lr": 1e-4,
-    "rho": 0.05,
+    "reward": {"rho": 0.05},
+    "sac": {"lr": 1e-4},
     "log_every": 500,
 }
 DATA: dict[str, Any] = {
-    "goal": "fixed", "goal_image": True, "reward": "sparse", "env_steps": 2000, "eval_every": 1000,
-}  # fmt: skip
+    "env": {"goal": "fixed", "reward": "sparse"},
+    "goal_image": True,
+    "env_steps": 2000,
+    "evaluation": {"every": 1000},
+}
 STEPS = (1000, 2000)
 Value = Callable[[str, int, int], float]
 
 
+def nested(*settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings laid over each other, deep."""
+    result: dict[str, Any] = {}
+    for part in settings:
+        for name, value in part.items():
+            both = isinstance(value, dict) and isinstance(result.get(name), dict)
+            result[name] = nested(result[name], value) if both else value
+    return result
+
+
 def write_run(folder: Path, tasks: list[str], seeds: list[int], value: Value, steps: tuple[int, ...] = STEPS,
-              **settings: Any) -> Path:  # fmt: skip
+              model: dict[str, Any] | None = None, data: dict[str, Any] | None = None) -> Path:  # fmt: skip
     """A run's folder as furl-fit leaves it, with given evaluations."""
     folder.mkdir(parents=True)
-    model = {**MODEL, **{k: v for k, v in settings.items() if k in MODEL}}
-    data = {**DATA, "tasks": tasks, "seeds": seeds, **{k: v for k, v in settings.items() if k not in model}}
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
+    config = {"model": nested(MODEL, model or {}), "data": nested(DATA, {"tasks": tasks, "seeds": seeds}, data or {})}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     log = MetricsCSV(folder / "metrics.csv")
     for step in steps:
         log.log_metrics({"perf/env_steps_per_s": 10.0}, step)
         for task in tasks:
-            found = [value(task, seed, step) for seed in seeds]
-            log.log_metrics({f"eval/success/{task}": float(np.mean(found)), f"eval/success_any/{task}": 1.0}, step)
+            rates = [value(task, seed, step) for seed in seeds]
+            log.log_metrics({f"eval/success/{task}": float(np.mean(rates)), f"eval/success_any/{task}": 1.0}, step)
             if len(seeds) > 1:
-                log.log_metrics({f"eval/success/{task}/{s}": v for s, v in zip(seeds, found, strict=True)}, step)
+                log.log_metrics({f"eval/success/{task}/{s}": v for s, v in zip(seeds, rates, strict=True)}, step)
     log.finalize("success")
     return folder
 
@@ -64,20 +81,20 @@ def from_metrics(folders: list[Path]) -> dict[str, list[float]]:
     """Success at the last evaluation by task, straight from the files."""
     last: dict[str, float] = {}
     for folder in folders:
-        own: dict[str, float] = {}
+        rates: dict[str, float] = {}
         several: set[str] = set()
         for line in (folder / "metrics.csv").read_text().splitlines()[1:]:
             _, tag, value = line.split(",")
             parts = tag.split("/")
             if parts[:2] == ["eval", "success"] and len(parts) > 2:
-                own["/".join([folder.name, *parts[2:]])] = float(value)
+                rates["/".join([folder.name, *parts[2:]])] = float(value)
                 if len(parts) == 4:
                     several.add(f"{folder.name}/{parts[2]}")
-        last.update({key: value for key, value in own.items() if key not in several})
-    found: dict[str, list[float]] = defaultdict(list)
+        last.update({key: value for key, value in rates.items() if key not in several})
+    by_task: dict[str, list[float]] = defaultdict(list)
     for key, rate in last.items():
-        found[key.split("/")[1]].append(rate)
-    return found
+        by_task[key.split("/")[1]].append(rate)
+    return by_task
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -89,7 +106,7 @@ def test_table_equals_what_the_metrics_files_say(tmp_path: Path, capsys: pytest.
     """Two methods, three seeds, two tasks; one method in a single run, the other in a run for each seed."""
     tasks = ["reach", "drawer-close"]
     furl = [write_run(tmp_path / "furl", tasks, [0, 1, 2], drawn(1))]
-    sac = [write_run(tmp_path / f"sac-{seed}", tasks, [seed], drawn(2), vlm=None) for seed in range(3)]
+    sac = [write_run(tmp_path / f"sac-{seed}", tasks, [seed], drawn(2), model={"vlm": None}) for seed in range(3)]
     assert report([*map(str, [*furl, *sac]), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     table = {(row["method"], row["task"]): row for row in rows(tmp_path / "out/table.csv")}
@@ -97,10 +114,10 @@ def test_table_equals_what_the_metrics_files_say(tmp_path: Path, capsys: pytest.
     for name, folders in (("FuRL", furl), ("SAC", sac)):
         scores = from_metrics(folders)
         for task in tasks:
-            row, own = table[name, task], scores[task]
-            assert int(row["seeds"]) == len(own) == 3
-            assert float(row["success"]) == pytest.approx(sum(own) / 3)
-            assert float(row["deviation"]) == pytest.approx(np.std(own, ddof=1))
+            row, rates = table[name, task], scores[task]
+            assert int(row["seeds"]) == len(rates) == 3
+            assert float(row["success"]) == pytest.approx(sum(rates) / 3)
+            assert float(row["deviation"]) == pytest.approx(np.std(rates, ddof=1))
         total = next(row for row in rows(tmp_path / "out/aggregate.csv") if row["method"] == name)
         everything = [value for task in tasks for value in scores[task]]
         assert float(total["mean"]) == pytest.approx(np.mean(everything))
@@ -139,9 +156,139 @@ def test_training_episodes_since_the_evaluation_before(tmp_path: Path) -> None:
         assert np.asarray(picture.convert("L")).std() > 5
 
 
+FURL = {
+    "reach": {1000: (0.4, 0.6), 2000: (1.0, 0.8)},
+    "push": {1000: (0.0, 0.0), 2000: (0.0, 0.1)},
+    "door-open": {1000: (0.0, 0.0), 2000: (0.6, 0.6)},
+}
+"""Success by task, steps and seed."""
+
+
+@pytest.fixture
+def two_methods(tmp_path: Path) -> list[Path]:
+    """FuRL of two seeds in one run; SAC, always at 0.3, in a run for each seed."""
+    return [
+        write_run(tmp_path / "furl", list(FURL), [0, 1], lambda task, seed, step: FURL[task][step][seed]),
+        *(write_run(tmp_path / f"sac-{s}", list(FURL), [s], lambda *_: 0.3, model={"vlm": None}) for s in (0, 1)),
+    ]
+
+
+def test_printed_tables(two_methods: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every number on the screen, worked out by hand; the least and the greatest resample have more than 2.5 %."""
+    assert report([*map(str, two_methods), "--out", str(tmp_path / "out")]) == 0
+    printed = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+    cells = iter([line for line in printed if line[0].strip("-")])
+    for expected in (
+        ["success in % at the last evaluation, fixed goals"],
+        ["task", "FuRL", "SAC", "FuRL (published)", "SAC (published)", "VLM (published)", "LAGEA (published)"],
+        ["reach", "90.0 ± 14.1", "30.0 ± 0.0"],
+        ["push", "5.0 ± 7.1", "30.0 ± 0.0"],
+        ["door-open", "60.0 ± 0.0", "30.0 ± 0.0"],
+        ["mean", "51.7", "30.0"],
+        ["mean over MT10", "76.0", "37.0", "0.0", "80.0"],
+        ["over all tasks and seeds"],
+        ["method", "seeds", "mean", "interquartile mean"],
+        ["FuRL", "2", "51.7 (46.7 - 56.7)", "52.5 (50.0 - 57.5)"],
+        ["SAC", "2", "30.0 (30.0 - 30.0)", "30.0 (30.0 - 30.0)"],
+        ["steps to a success rate"],
+        ["task", "FuRL: 50%", "FuRL: 80%", "SAC: 50%", "SAC: 80%"],
+        ["reach", "1,000", "2,000", "-", "-"],
+        ["push", "-", "-", "-", "-"],
+        ["door-open", "2,000", "-", "-", "-"],
+        ["mean", "2,000", "-", "-", "-"],
+        ["wall clock"],
+        ["method", "runs", "environment steps", "hours", "steps per second"],
+        ["FuRL", "1", "12,000", "0.33", "10.0"],
+        ["SAC", "2", "12,000", "0.33", "10.0"],
+        [f"written: {tmp_path / 'out/index.html'}, and tables (.csv) and figures (.png) beside it"],
+    ):
+        assert next(cells) == expected
+    page = (tmp_path / "out/index.html").read_text()
+    for row in (["SAC", "31.3", "47.7", "63.0", "70.0"], ["TD-MPC2", "75.7", "90.7", "94.0", "96.3"]):
+        assert "".join(f"<td>{cell}</td>" for cell in row) in page
+    total = rows(tmp_path / "out/aggregate.csv")[0]
+    numbers = [float(total[name]) for name in ("mean", "mean_low", "mean_high", "iqm", "iqm_low", "iqm_high")]
+    assert numbers == pytest.approx([1.55 / 3, 1.4 / 3, 1.7 / 3, 0.525, 0.5, 0.575])
+    assert [total["steps_to_0.5"], total["steps_to_0.8"]] == ["2000", ""]
+    curves = {
+        (row["task"], row["env_steps"]): row for row in rows(tmp_path / "out/curves.csv") if row["method"] == "FuRL"
+    }
+    for task, expected in (("reach", [0.8, 0.9, 1.0]), ("mean", [1.4 / 3, 1.55 / 3, 1.7 / 3])):
+        assert [float(curves[task, "2000"][name]) for name in ("low", "success", "high")] == pytest.approx(expected)
+
+
+def test_published_means_stand_beside_the_mean_over_mt10(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "a", ["mt10"], [0], lambda *_: 0.5, data={"env": {"goal": "random"}})
+    text = (folder / "metrics.csv").read_text().replace("mt10", "{}")  # the configuration names the set, metrics tasks
+    head, *lines = text.splitlines()
+    each = [line.format(task) for line in lines for task in TASK_SETS["mt10"]]
+    (folder / "metrics.csv").write_text("\n".join([head, *each]) + "\n")
+    assert report([str(folder), "--out", str(tmp_path / "out")]) == 0
+    printed = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+    assert ["task", "FuRL", "FuRL (published)", "LAGEA (published)"] in printed
+    assert ["mean", "50.0", "64.6", "70.4"] in printed and "mean over MT10" not in {line[0] for line in printed}
+
+
+def test_curves_show_the_numbers(two_methods: list[Path]) -> None:
+    """A panel for each task and their mean; a method has its colour, a line for its mean, thin ones for its seeds."""
+    with (two_methods[0] / "metrics.csv").open("a") as file:
+        file.writelines(f"{500 * k},train/success/reach/0,{k % 2}.0\n" for k in (1, 2, 3))
+        file.writelines(f"{500 * k},train/success/reach/1,0.0\n" for k in (1, 2, 3))
+    runs = [read(folder) for folder in two_methods]
+    methods = group(runs, labels(runs))
+    figure = draw_curves(methods, list(FURL))
+    panels: dict[str, Any] = {axis.get_title(): axis for axis in figure.axes}
+    assert list(panels) == [*FURL, "mean over tasks"]
+    thick = {line.get_label(): line for line in panels["reach"].get_lines() if line.get_marker() == "o"}
+    assert list(thick["FuRL"].get_xdata()) == [1000, 2000] and thick["FuRL"].get_ydata() == pytest.approx([0.5, 0.9])
+    assert list(thick["SAC"].get_ydata()) == [0.3, 0.3]
+    assert (thick["FuRL"].get_color(), thick["SAC"].get_color()) == ("C0", "C1")
+    thin = [tuple(line.get_ydata()) for line in panels["reach"].get_lines() if line.get_color() == "C0"]
+    assert {(0.4, 1.0), (0.6, 0.8)} < set(thin) and len(thin) == 3
+    band = panels["reach"].collections[0].get_paths()[0].vertices
+    assert {(x, round(y, 9)) for x, y in band.tolist()} == {(1000, 0.4), (1000, 0.6), (2000, 0.8), (2000, 1.0)}
+    mean = panels["mean over tasks"].get_lines()
+    assert len(mean) == 2 and mean[0].get_ydata() == pytest.approx([0.5 / 3, 1.55 / 3])
+    (training,) = draw_curves(methods[:1], ["reach"], training=True).axes
+    (shares,) = (line.get_ydata() for line in training.get_lines() if line.get_marker() == "o")
+    assert shares == pytest.approx([0.25, 0.5])
+
+
+def test_aggregates_show_the_numbers(two_methods: list[Path]) -> None:
+    """The first method on top; a line at the mean within a bar over its interval."""
+    runs = [read(folder) for folder in two_methods]
+    methods = group(runs, labels(runs))
+    axes: list[Any] = draw_aggregates(methods, {method: method.aggregate(list(FURL)) for method in methods}).axes
+    ticks = zip(axes[0].get_yticks(), axes[0].get_yticklabels(), strict=True)
+    assert {y: label.get_text() for y, label in ticks} == {0: "FuRL", 1: "SAC"}
+    assert axes[0].get_ylim()[0] > axes[0].get_ylim()[1]
+    for axis, value, low, high in zip(axes, (1.55 / 3, 0.525), (1.4 / 3, 0.5), (1.7 / 3, 0.575), strict=True):
+        furl, sac = axis.get_lines()
+        assert furl.get_xdata() == pytest.approx([value, value]) and np.mean(furl.get_ydata()) == 0
+        assert sac.get_xdata() == pytest.approx([0.3, 0.3]) and np.mean(sac.get_ydata()) == 1
+        assert axis.patches[0].get_bbox().extents == pytest.approx([low, -0.3, high, 0.3])
+
+
+def test_text_tables_are_whole() -> None:
+    """Neither wrapped nor cut nor read as markup, however long; rules where they belong."""
+    long = "x" * 300
+    text = text_table(["task", "[bold]a"], [["reach", long], ["[red]", ":smile:"], ["mean", "1"]], "title", ruled=1)
+    title, header, rule, first, second, other, last = text.splitlines()
+    assert (
+        (title, first, other) == ("title", f"reach   {long}", rule) and set(rule) == {"-"} and len(rule) == len(first)
+    )
+    assert (
+        header.split() == ["task", "[bold]a"]
+        and second.split() == ["[red]", ":smile:"]
+        and last.split() == ["mean", "1"]
+    )
+    assert all(line.startswith(("task", "reach", "[red]", "mean", "-")) for line in text.splitlines()[1:])
+    assert {len(line) for line in text.splitlines()[1:]} == {len(rule)}
+
+
 def test_page_stands_alone_and_pictures_are_drawn(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", ["reach", "push"], [0, 1], drawn(3))
-    other = write_run(tmp_path / "b", ["reach", "push"], [0, 1], drawn(4), goal="random")
+    other = write_run(tmp_path / "b", ["reach", "push"], [0, 1], drawn(4), data={"env": {"goal": "random"}})
     assert report([str(run), str(other), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out/index.html").read_text()
     assert page.count("data:image/png;base64,") == 4 and page.count("src=") == page.count('src="data:')
@@ -157,8 +304,8 @@ def test_page_stands_alone_and_pictures_are_drawn(tmp_path: Path) -> None:
 def test_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Running, stopped, resumed, and without an evaluation yet; the rest is reported."""
     write_run(tmp_path / "r/running", ["reach"], [0, 1], drawn(1), (1000,))
-    write_run(tmp_path / "r/stopped", ["reach"], [0], drawn(2), (1000,), vlm=None)
-    write_run(tmp_path / "r/begun", ["reach"], [1], drawn(2), (), vlm=None)
+    write_run(tmp_path / "r/stopped", ["reach"], [0], drawn(2), (1000,), model={"vlm": None})
+    write_run(tmp_path / "r/begun", ["reach"], [1], drawn(2), (), model={"vlm": None})
     (tmp_path / "r/begun/metrics.csv").write_text("env_steps,metric,value\n500,train/success,0.0\n50")
     resumed = write_run(tmp_path / "r/resumed", ["reach"], [2], drawn(5), (1000, 2000, 4000))
     config = yaml.safe_load((resumed / "config.yaml").read_text())
@@ -168,13 +315,13 @@ def test_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     with (tmp_path / "r/running/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert report([*map(str, sorted((tmp_path / "r").iterdir())), "--out", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().err
-    assert "running (FuRL, fixed goals) is running at 1,000 of 2,000 steps" in told
-    assert "stopped (SAC, fixed goals) is stopped at 1,000 of 2,000 steps" in told
-    assert "begun (SAC, fixed goals) has no evaluation yet" in told
-    assert "empty is empty" in told and "resumed" not in told
-    assert "different numbers of seeds: SAC 2, FuRL 3" in told
-    assert "1,000 to 4,000" in told or "0 to 4,000" in told
+    notes = capsys.readouterr().err
+    assert "running (FuRL, fixed goals) is running at 1,000 of 2,000 steps" in notes
+    assert "stopped (SAC, fixed goals) is stopped at 1,000 of 2,000 steps" in notes
+    assert "begun (SAC, fixed goals) has no evaluation yet" in notes
+    assert "empty is empty" in notes and "resumed" not in notes
+    assert "different numbers of seeds: SAC 2, FuRL 3" in notes
+    assert "1,000 to 4,000" in notes or "0 to 4,000" in notes
     table = {row["method"]: row for row in rows(tmp_path / "out/table.csv")}
     assert table["SAC"]["seeds"] == "1" and table["FuRL"]["seeds"] == "3"
 
@@ -186,7 +333,7 @@ def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[st
     none = write_run(tmp_path / "none", ["reach"], [0], drawn(1), ())
     MetricsCSV(none / "metrics.csv").log_metrics({"train/success": 0.0}, 500)
     one = write_run(tmp_path / "one", ["reach", "push"], [0], drawn(1))
-    two = write_run(tmp_path / "two", ["reach"], [0], drawn(1), vlm=None)
+    two = write_run(tmp_path / "two", ["reach"], [0], drawn(1), model={"vlm": None})
     copy = write_run(tmp_path / "copy", ["reach", "push"], [0], drawn(1))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("mine")
@@ -209,64 +356,75 @@ def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ([], "runs"),
     ):  # fmt: skip
         assert report(argv) == 2
-        told = capsys.readouterr().err.splitlines()
-        assert len(told) == 1 and told[0].startswith("furl-report: ") and message in told[0], told
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("furl-report: ") and message in lines[0], lines
     assert not (tmp_path / "out").exists() and [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
     assert report([str(one), str(two), "--tasks", "reach", *out]) == 0
 
 
 def test_real_runs(run: Run, tmp_path: Path) -> None:
     """What furl-fit writes is what furl-report reads: two methods apart by a setting, three seeds."""
-    settings = {"data__seeds": "[0, 1, 2]", "data__env_steps": 20, "data__start_steps": 10}
+    settings = {"data__seeds": "[0, 1, 2]", "data__env_steps": 20, "data__collection__start_steps": 10}
     for name, rho in (("a", 0.05), ("b", 0.2)):
-        run(name, **settings, model__rho=rho)
+        run(name, **settings, model__reward__rho=rho)
     argv = [str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out")]
     assert report(argv) == 0
     table = {row["method"]: row for row in rows(tmp_path / "out/table.csv")}
-    assert set(table) == {"FuRL, rho=0.05", "FuRL, rho=0.2"}
+    assert set(table) == {"FuRL, reward.rho=0.05", "FuRL, reward.rho=0.2"}
     for name, rho in (("a", 0.05), ("b", 0.2)):
-        own = from_metrics([tmp_path / name])["drawer-close"]
-        assert len(own) == 3 and float(table[f"FuRL, rho={rho}"]["success"]) == pytest.approx(np.mean(own))
+        rates = from_metrics([tmp_path / name])["drawer-close"]
+        assert len(rates) == 3 and float(table[f"FuRL, reward.rho={rho}"]["success"]) == pytest.approx(np.mean(rates))
         assert read(tmp_path / name).state == "finished"
 
 
 def test_methods_are_named_by_what_is_on(tmp_path: Path) -> None:
     """As the paper names them; --label has the last word."""
-    vlm = MODEL["vlm"]
-    for settings, data, name in (
-        ({"vlm": vlm}, {}, "FuRL"),
-        ({"vlm": vlm, "reward": "aligned", "relay": True}, {"goal_image": None}, "FuRL"),
-        ({"vlm": vlm}, {"goal_image": False}, "FuRL without goal image"),
-        ({"vlm": vlm, "reward": "goal_baseline", "relay": False}, {}, "VLM, goal baseline"),
-        ({"vlm": vlm, "relay": False}, {}, "Align"),
-        ({"vlm": vlm, "reward": "cosine", "relay": True}, {}, "Relay"),
-        ({"vlm": vlm, "reward": "cosine", "relay": False}, {}, "VLM"),
-        ({"vlm": None, "reward": "task", "relay": False}, {"reward": "dense"}, "SAC, dense reward"),
+    for model, data, name in (
+        ({}, {}, "FuRL"),
+        ({"reward": {"source": "aligned"}, "relay": {"enabled": True}}, {"goal_image": None}, "FuRL"),
+        ({}, {"goal_image": False}, "FuRL without goal image"),
+        ({"reward": {"source": "goal_baseline"}, "relay": {"enabled": False}}, {}, "VLM, goal baseline"),
+        ({"relay": {"enabled": False}}, {}, "Align"),
+        ({"reward": {"source": "cosine"}, "relay": {"enabled": True}}, {}, "Relay"),
+        ({"reward": {"source": "cosine"}, "relay": {"enabled": False}}, {}, "VLM"),
+        ({}, {"env": {"obs": "pixels"}}, "FuRL, pixels"),
+        (
+            {"vlm": None, "reward": {"source": "task"}, "relay": {"enabled": False}},
+            {"env": {"reward": "dense"}},
+            "SAC, dense reward",
+        ),
     ):
-        assert method({"model": settings, "data": {**DATA, **data}}) == name
+        assert method({"model": nested(MODEL, model), "data": nested(DATA, data)}) == name
+    assert method({"model": {"vlm": MODEL["vlm"]}, "data": {}}) == "FuRL"
     runs = [
         read(write_run(tmp_path / "a", ["reach"], [0], drawn(1))),
-        read(write_run(tmp_path / "b", ["reach"], [1], drawn(1), env_steps=9000)),  # the length does not tell apart
-        read(write_run(tmp_path / "c", ["reach"], [0], drawn(1), lr=3e-4)),
-        read(write_run(tmp_path / "d", ["reach"], [0], drawn(1), vlm=None, lr=3e-4)),
+        # the length does not tell apart
+        read(write_run(tmp_path / "b", ["reach"], [1], drawn(1), data={"env_steps": 9000})),
+        read(write_run(tmp_path / "c", ["reach"], [0], drawn(1), model={"sac": {"lr": 3e-4}})),
+        read(write_run(tmp_path / "d", ["reach"], [0], drawn(1), model={"vlm": None, "sac": {"lr": 3e-4}})),
     ]
-    assert labels(runs) == ["FuRL, lr=0.0001", "FuRL, lr=0.0001", "FuRL, lr=0.0003", "SAC"]
+    assert labels(runs) == ["FuRL, sac.lr=0.0001", "FuRL, sac.lr=0.0001", "FuRL, sac.lr=0.0003", "SAC"]
     folders = [str(tmp_path / name) for name in "abc"]
     assert report([*folders, "--label", "fast=c", "--out", str(tmp_path / "out")]) == 0
     assert [row["method"] for row in rows(tmp_path / "out/table.csv")] == ["FuRL", "fast"]
 
 
-@pytest.mark.parametrize(("successes", "number"), [(0, 1), (1, 1), (3, 10), (50, 50), (17, 50)])
-def test_wilson_is_scipys(successes: int, number: int) -> None:
-    theirs = stats.binomtest(successes, number).proportion_ci(method="wilson")
-    assert wilson(successes, number) == pytest.approx((theirs.low, theirs.high))
+@pytest.mark.parametrize(("successes", "episodes"), [(0, 1), (1, 1), (3, 10), (50, 50), (17, 50)])
+def test_wilson_solves_its_equation(successes: int, episodes: int) -> None:
+    """The interval's ends are the rates p from which the observed one is 1.96 standard deviations away."""
+    rate, z2 = successes / episodes, stats.norm.ppf(0.975) ** 2
+    ends = np.roots([1 + z2 / episodes, -2 * rate - z2 / episodes, rate * rate])  # (rate - p)^2 = z^2 p (1 - p) / n
+    assert wilson(successes, episodes) == pytest.approx(sorted(ends.real), abs=1e-7)
 
 
-def test_interquartile_mean_is_scipys_trimmed_mean() -> None:
+def test_interquartile_mean_is_that_of_the_middle_half() -> None:
+    """A quarter of the values, rounded down, goes at each end, whatever the tasks; also of many resamples at once."""
     random = np.random.default_rng(0)
     for shapes in ((3,), (3, 3), (5, 4, 5), (1, 1)):
-        strata = [random.random(n) for n in shapes]
-        assert interquartile_mean(strata) == pytest.approx(stats.trim_mean(np.concatenate(strata), 0.25))
+        strata = [random.random((7, n)) for n in shapes]
+        for row, mean in zip(np.concatenate(strata, 1).tolist(), interquartile_mean(strata), strict=True):
+            cut = len(row) // 4
+            assert mean == pytest.approx(sum(sorted(row)[cut : len(row) - cut]) / (len(row) - 2 * cut))
 
 
 @pytest.mark.parametrize("statistic", [task_mean, interquartile_mean])
@@ -275,6 +433,6 @@ def test_bootstrap_equals_all_resamples_enumerated(statistic: Any) -> None:
     strata = [np.array([0.0, 0.13, 1.0]), np.array([0.2, 0.71, 0.9])]
     resamples = [[values[list(draw)] for draw in itertools.product(range(3), repeat=3)] for values in strata]
     exact = [float(statistic([a, b])) for a, b in itertools.product(*resamples)]
-    found = stratified_bootstrap(strata, statistic)
-    assert found == pytest.approx(tuple(np.percentile(exact, [2.5, 97.5])), abs=0.02)
+    interval = stratified_bootstrap(strata, statistic)
+    assert interval == pytest.approx(tuple(np.percentile(exact, [2.5, 97.5])), abs=0.02)
     assert stratified_bootstrap([np.array([0.5]), np.array([1.0])], statistic) is None

@@ -10,17 +10,17 @@ import torch
 from safetensors import safe_open
 from tensordict import TensorDict
 
-from furl_lightning.method.success_memory import SuccessMemory
-from furl_lightning.replay.buffer import FIELDS, Replay
+from furl_lightning.method.success_memory import MemorySettings, SuccessMemory
+from furl_lightning.replay.buffer import FIELDS, ReplayBuffer
 from furl_lightning.replay.journal import Journal, verify
 
 from .conftest import SMALL, Run, assert_same
 
 SETTINGS: dict[str, object] = {
     "data__env_steps": 650,
-    "data__start_steps": 100,
-    "data__save_every": 130,
-    "data__save_top_k": 9,
+    "data__collection__start_steps": 100,
+    "data__checkpoints__every": 130,
+    "data__checkpoints__keep": 9,
     "model__log_every": 50,
 }
 IGNORE = ("journal", "metrics")  # the rings may be cut into other files; what these hold is compared, and metrics are
@@ -30,25 +30,31 @@ IGNORE = ("journal", "metrics")  # the rings may be cut into other files; what t
     ("settings", "stops"),
     [
         # Seed 9 succeeds in its first, random episode: the relay ends at 500. The replay ring wraps there too.
-        ({"data__seeds": "[9]", "model__relay_threshold": 1}, (130, 520)),
-        ({"data__goal": "random", "data__num_workers": 1, "data__replay_storage": "disk"}, (390,)),
-        ({"data__num_workers": 2, "data__seeds": "[0, 1]", "data__steps_per_iteration": 50}, (550,)),
-        ({"data__num_workers": 2, "data__seeds": "[0, 1]", "data__overlap": "true"}, (130, 520)),
+        ({"data__seeds": "[9]", "model__relay__threshold": 1}, (130, 520)),
+        ({"data__env__goal": "random", "data__collection__num_workers": 1, "data__replay__storage": "disk"}, (390,)),
+        (
+            {"data__collection__num_workers": 2, "data__seeds": "[0, 1]", "data__collection__steps_per_iteration": 50},
+            (550,),
+        ),
+        (
+            {"data__collection__num_workers": 2, "data__seeds": "[0, 1]", "data__collection__overlap": "true"},
+            (130, 520),
+        ),
         (
             {
                 "model__vlm": "null",
-                "model__reward": "task",
-                "model__relay": "false",
-                "model__critic_layer_norm": "true",
-                "data__updates_per_step": 2,
+                "model__reward__source": "task",
+                "model__relay__enabled": "false",
+                "model__sac__critic_layer_norm": "true",
+                "model__updates_per_step": 2,
             },
             (520,),
         ),
         (
             {
-                "model__reward": "cosine",
-                "model__relay_counts": "successes",
-                "data__success_share": 0.5,
+                "model__reward__source": "cosine",
+                "model__relay__counts": "successes",
+                "data__replay__success_share": 0.5,
                 "data__seeds": "[3]",  # has a success in its first episode
             },
             (520,),
@@ -67,7 +73,7 @@ def test_resumed_run_is_bit_equal(run: Run, tmp_path: Path, settings: dict[str, 
     """From checkpoints in the middle of an episode, before and after the ring has wrapped, in another folder."""
     settings = {**SETTINGS, **settings}
     straight = run("straight", **settings)
-    if "model__relay_threshold" in settings:
+    if "model__relay__threshold" in settings:
         assert not straight["relay"]["active"].any()
         assert straight["FuRLDataModule"]["memory"]["positives_written"].all()
     for stop in stops:
@@ -80,13 +86,13 @@ def test_resumed_run_is_bit_equal(run: Run, tmp_path: Path, settings: dict[str, 
 
 def test_a_run_resumes_in_its_moved_folder(run: Run, tmp_path: Path) -> None:
     """At an episode's end with random goals: longer, with other evaluation, and with a torn row in metrics.csv."""
-    settings = {**SETTINGS, "data__goal": "random", "data__eval_episodes": 1}
+    settings = {**SETTINGS, "data__env__goal": "random", "data__evaluation__episodes": 1}
     straight = run("straight", **settings)
     run("stopped", **{**settings, "data__env_steps": 500})
     with (tmp_path / "stopped" / "metrics.csv").open("a") as file:
         file.write("510,sac/q,1.0\n520,sac/q/vlm_ag")
     (tmp_path / "stopped").rename(tmp_path / "moved")
-    resumed = run("moved", "--ckpt_path", "last", **{**settings, "data__replay_storage": "disk"})
+    resumed = run("moved", "--ckpt_path", "last", **{**settings, "data__replay__storage": "disk"})
     assert_same(straight, resumed, ignore=IGNORE)
     assert_same(rings(straight, tmp_path / "straight"), rings(resumed, tmp_path / "moved"))
     # The stopped run also evaluated at its end.
@@ -95,13 +101,17 @@ def test_a_run_resumes_in_its_moved_folder(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "moved" / "config-2.yaml").exists()
 
 
+@pytest.mark.parametrize("bytes_per_file", [1, 3_000, 2**26])
 @pytest.mark.parametrize("capacity", [7, 20, 100])
-def test_the_journal_gives_back_what_the_rings_held(tmp_path: Path, capacity: int) -> None:
+def test_the_journal_gives_back_what_the_rings_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacity: int, bytes_per_file: int
+) -> None:
     """Whatever was written between saves, with rings that wrap within and between them; old files become free."""
+    monkeypatch.setattr("furl_lightning.replay.journal.BYTES_PER_FILE", bytes_per_file)
     generator = torch.Generator().manual_seed(capacity)
     num, width = 3, 4
     journal = Journal(tmp_path)
-    replay, memory = Replay(capacity), SuccessMemory(num, capacity, width, gap=2)
+    replay, memory = ReplayBuffer(capacity), SuccessMemory(num, width, MemorySettings(capacity, gap=2))
     for _ in range(12):
         for _ in range(int(torch.randint(0, 4, (), generator=generator))):
             length = int(torch.randint(1, min(capacity, 12), (), generator=generator))
@@ -111,7 +121,9 @@ def test_the_journal_gives_back_what_the_rings_held(tmp_path: Path, capacity: in
                 memory.add_episode(agent, replay.last(length, "embedding")[:, agent], success)
         journal.save(replay, memory)
         verify(journal.entries, tmp_path)
-        again = Replay(capacity), SuccessMemory(num, capacity, width, gap=2)
+        for entry in journal.entries:
+            assert (tmp_path / entry["file"]).stat().st_size < max(10_000, 2 * bytes_per_file)
+        again = ReplayBuffer(capacity), SuccessMemory(num, width, MemorySettings(capacity, gap=2))
         again[1].load_counters(memory.counters())
         Journal(None).restore(journal.entries, tmp_path, *again)
         if len(replay):
@@ -124,33 +136,33 @@ def test_a_replay_buffer_on_disk_takes_its_room_at_once(tmp_path: Path) -> None:
     """A disk that fills up later would kill the process at a write; too small a one is refused."""
     steps = _steps(4, 1, 8, torch.Generator())
     folder = tmp_path / "replay"
-    replay = Replay(10_000, folder=folder)
+    replay = ReplayBuffer(10_000, folder=folder)
     replay.extend(steps)
     files = list(folder.glob("*.memmap"))
     assert len(files) == len(FIELDS) and all(f.stat().st_blocks * 512 >= f.stat().st_size for f in files)
     assert_same({name: replay.last(4, name).clone() for name in FIELDS}, {name: steps[name] for name in FIELDS})
     with pytest.raises(OSError, match="the replay buffer needs"):
-        Replay(10**12, folder=folder).extend(steps)
-    Replay(500, folder=folder).close()
+        ReplayBuffer(10**12, folder=folder).extend(steps)
+    ReplayBuffer(500, folder=folder).close()
     assert not folder.exists()
 
 
 def rings(checkpoint: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
     """What the files that a checkpoint names put into the rings."""
     state = checkpoint["FuRLDataModule"]
-    num, capacity = len(state["memory"]["positives_written"]), int(SMALL["data.memory_size"])
+    num, size = len(state["memory"]["positives_written"]), int(SMALL["data.memory.size"])
     with safe_open(folder / "checkpoints" / state["journal"][0]["file"], "pt") as first:
         fields = [name for name in FIELDS if name in first.keys()]  # noqa: SIM118
-    replay = Replay(int(SMALL["data.replay_size"]), fields=fields)
-    memory = SuccessMemory(num, capacity, width=16)
+    replay = ReplayBuffer(int(SMALL["data.replay.size"]), fields=fields)
+    memory = SuccessMemory(num, 16, MemorySettings(size))
     memory.load_counters(state["memory"])
     Journal(None).restore(state["journal"], folder / "checkpoints", replay, memory)
     return _contents(replay, memory)
 
 
-def _contents(replay: Replay, memory: SuccessMemory) -> dict[str, torch.Tensor]:
-    held = {name: replay.buffer.storage._storage[name][: len(replay)].clone() for name in replay.fields}
-    return {**held, "positive": memory.positive, "negative": memory.negative}
+def _contents(replay: ReplayBuffer, memory: SuccessMemory) -> dict[str, torch.Tensor]:
+    steps = {name: values.clone() for name, values in replay.steps(replay.oldest, replay.steps_written).items()}
+    return {**steps, "positive": memory.positive, "negative": memory.negative}
 
 
 def _steps(length: int, num: int, width: int, generator: torch.Generator) -> TensorDict:

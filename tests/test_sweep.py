@@ -31,10 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 540.0
 """For whatever is waited for."""
 TINY = {
-    "model": {"hidden": [16, 16], "head_hidden": 8, "head_width": 8, "log_every": 10},
+    "model": {"sac": {"hidden": [16, 16]}, "alignment": {"hidden": 8, "width": 8}, "log_every": 10},
     "data": {
-        "goal_image": False, "env_steps": 100, "start_steps": 50, "steps_per_iteration": 10, "batch_size": 8,
-        "replay_size": 500, "memory_size": 500, "save_every": 10,
+        "goal_image": False, "env_steps": 100, "collection": {"start_steps": 50, "steps_per_iteration": 10},
+        "replay": {"batch_size": 8, "size": 500}, "memory": {"size": 500}, "checkpoints": {"every": 10},
     },
     "trainer": {"accelerator": "cpu"},
     "pictures": False,
@@ -47,7 +47,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     tiny = {**TINY, "model": {**TINY["model"], "vlm": {"class_path": "CLIP", "init_args": {"path": str(tiny_clip)}}}}  # type: ignore[dict-item]
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    (folder / "quick.yaml").write_text("model:\n  lr: 3.0e-4\n")
+    (folder / "rates.yaml").write_text("model: {sac: {lr: 3.0e-4}, alignment: {lr: 3.0e-4}}\n")
+    (folder / "quick.yaml").write_text("base: [rates.yaml]\n")
     plan = {
         "methods": {"furl": [], "quick": [str(folder / "quick.yaml")]},
         "tasks": ["drawer-close", "reach"],
@@ -291,8 +292,8 @@ def cut(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Runs of two agents, then of each alone."""
     runs = tmp_path_factory.mktemp("cut")
     tasks = {"both": "[drawer-close, reach]", "first": "[drawer-close]", "second": "[reach]"}
-    for name, own in tasks.items():
-        argv = ["--config", str(folder / "tiny.yaml"), "--data.save_top_k", "100", "--data.tasks", own]
+    for name, names in tasks.items():
+        argv = ["--config", str(folder / "tiny.yaml"), "--data.checkpoints.keep", "100", "--data.tasks", names]
         argv += ["--runs", str(runs), "--name", name, "--trainer.enable_progress_bar", "false"]
         assert fit(argv) == 0
     return [runs / name for name in tasks]
@@ -331,6 +332,14 @@ def test_names_do_not_depend_on_what_else_is_in_the_sweep(folder: Path) -> None:
     more = {trial.name: trial.digest for trial in plan(folder, seeds=[0, 1, 2], goals=["random", "fixed"]).trials()}
     assert len(few) == 2 and len(more) == 12
     assert few.items() <= more.items()
+
+
+def test_a_trial_carries_the_bases_of_its_configurations(folder: Path) -> None:
+    (trial, *_) = plan(folder, methods={"quick": [str(folder / "quick.yaml")]}).trials()
+    _, rates, quick, share = map(yaml.safe_load, trial.configs)
+    assert rates == {"model": {"sac": {"lr": 3e-4}, "alignment": {"lr": 3e-4}}}
+    assert quick == {}
+    assert share == {"data": {"env": {"goal": "fixed"}, "tasks": list(trial.tasks), "seeds": [0]}}
 
 
 def test_paper_sweep_names_files_that_exist() -> None:
@@ -388,7 +397,7 @@ def test_a_sweep_is_not_overwritten(folder: Path, tmp_path: Path, capsys: pytest
     written.write_text(json.dumps({"trials": trials}))
     assert sweep(argv) == 2
     assert "exists already; go on with --resume, or choose another --name" in capsys.readouterr().err
-    assert sweep([*argv, "--resume", "--settings", "{model: {lr: 1.0e-3}}"]) == 2
+    assert sweep([*argv, "--resume", "--settings", "{model: {sac: {lr: 1.0e-3}}}"]) == 2
     assert "was begun with other settings; choose another --name for these" in capsys.readouterr().err
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from furl_lightning import optim
+from furl_lightning.agents import optim
 from furl_lightning.agents.update_graph import Tensors, UpdateGraph
 
-from .test_population import PHASES, Learner, assert_equal, make_updates
+from .test_population import PHASES, Population, assert_equal, make_updates
 
 WAITING = {
     torch.ops.aten._local_scalar_dense.default: "a value is read back",
@@ -68,9 +68,11 @@ def recorder(state: Callable[[], list[Tensor]], monkeypatch: pytest.MonkeyPatch)
     return capture
 
 
-def state_of(learner: Learner) -> list[Tensor]:
-    adam = [values for o in learner.optimizers for own in o.state.values() for values in own.values()]
-    return [*learner.module.parameters(), *adam]
+def state_of(population: Population) -> list[Tensor]:
+    adam = [
+        values for o in population.optimizers if o is not None for own in o.state.values() for values in own.values()
+    ]
+    return [*population.learner.parameters(), *adam]
 
 
 def test_a_replayed_update_is_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +80,7 @@ def test_a_replayed_update_is_the_update(monkeypatch: pytest.MonkeyPatch) -> Non
     phases = [phase for phase in dict.fromkeys(map(repr, PHASES)) for _ in range(4)]
     chosen = [next(p for p in PHASES if repr(p) == phase) for phase in phases]
     updates = make_updates(len(chosen))
-    eager, graphed = Learner([0, 1, 2]), Learner([0, 1, 2])
+    eager, graphed = Population([0, 1, 2]), Population([0, 1, 2])
     captured: list[Any] = []
     record = recorder(lambda: state_of(graphed), monkeypatch)
 
@@ -86,9 +88,9 @@ def test_a_replayed_update_is_the_update(monkeypatch: pytest.MonkeyPatch) -> Non
         captured.append(record(function))
         return captured[-1]
 
-    graph = UpdateGraph(graphed.module._learn, capture)
-    monkeypatch.setattr(graphed.module, "_learn", lambda *a: {k: v.clone() for k, v in graph(*a).items()})
-    expected, measured = eager.learn(updates, chosen), graphed.learn(updates, chosen)
+    graph = UpdateGraph(lambda members, inputs: graphed.learner.learn(members, inputs, graphed.optimizers), capture)
+    measured = [{k: v.clone() for k, v in graph(*prepared).items()} for prepared in graphed.prepare(updates, chosen)]
+    expected = eager.learn(updates, chosen)
     assert len(captured) == len(set(phases)) == 4 and not graph._failed
     for ours, theirs in zip(measured, expected, strict=True):
         assert ours.keys() == theirs.keys()
@@ -114,11 +116,12 @@ def test_on_a_gpu() -> None:
     """The real capture: near the update on the CPU, after every phase."""
     phases = [phase for phase in PHASES for _ in range(4)]
     updates = make_updates(len(phases))
-    host, device = Learner([0, 1, 2]), Learner([0, 1, 2])
-    device.module.cuda()
-    device.optimizers = device.module.configure_optimizers()
-    measured = [{k: v.cpu() for k, v in m.items()} for m in device.learn(updates, phases)]
-    assert device.module._graph._replay is not None and not device.module._graph._failed
+    host, device = Population([0, 1, 2]), Population([0, 1, 2])
+    device.learner.cuda()
+    device.optimizers = device.learner.optimizers()
+    graph = UpdateGraph(lambda members, inputs: device.learner.learn(members, inputs, device.optimizers))
+    measured = [{k: v.cpu() for k, v in graph(*prepared).items()} for prepared in device.prepare(updates, phases)]
+    assert graph._replay is not None and not graph._failed
     for ours, theirs in zip(measured, host.learn(updates, phases), strict=True):
         for name, values in theirs.items():
             torch.testing.assert_close(ours[name], values, rtol=1e-2, atol=1e-3, equal_nan=True)

@@ -17,8 +17,10 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from furl_lightning.tasks import INSTRUCTIONS
+from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import CLIP, Embedded, UnusableModel
 from furl_lightning.vlm.embedded import FOLDER
+from furl_lightning.vlm.prompts import Prompt, check_prompt
 
 TEXTS = ["open a drawer", "push and close a window", "reach a goal position"]
 
@@ -205,17 +207,42 @@ def test_refuses_other_frames(folder: Path, frames: Tensor) -> None:
 
 def test_refuses_empty_and_too_long_texts(folder: Path) -> None:
     vlm = CLIP(str(folder))
-    with pytest.raises(ValueError, match="a text without a word"):
+    with pytest.raises(BadInput, match="a text without a word"):
         vlm.encode_texts(["push", "  "])
-    with pytest.raises(ValueError, match=r"is 27 tokens long; .* reads 24"):
+    with pytest.raises(BadInput, match=r"is 27 tokens long; .* reads 24"):
         vlm.encode_texts(["a" * 25])
 
 
+def test_refuses_another_models_tokenizer(copy: Path) -> None:
+    letters = [f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *(f"filler{i}" for i in range(60)), *letters]
+    CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[]).save_pretrained(copy)
+    with pytest.raises(UnusableModel, match=r"is another model's: it gives token 62, but the text tower has 54 tokens"):
+        CLIP(str(copy)).encode_texts(["a"])
+
+
+@pytest.mark.parametrize("prompt", ["", " ", [], ["open it", "\t"]])
+def test_refuses_an_empty_prompt(prompt: Prompt) -> None:
+    with pytest.raises(BadInput, match=r"^data.prompts of reach has an empty sentence; write what the robot is to do$"):
+        check_prompt(prompt, "data.prompts of reach")
+
+
+@pytest.mark.parametrize("prompt", ["...", ["open it", "..."]])
+def test_refuses_a_prompt_without_a_word(prompt: Prompt) -> None:
+    with pytest.raises(BadInput, match=r"^a.b has a sentence without a word, '\.\.\.'; write what the robot is to do$"):
+        check_prompt(prompt, "a.b")
+
+
+def test_accepts_prompts_of_any_script() -> None:
+    for prompt in ("push", "拉开抽屉", ["Öffne!", "3"]):
+        check_prompt(prompt, "a.b")
+
+
 def refusal(path: str | Path) -> str:
-    with pytest.raises(UnusableModel) as caught:
+    with pytest.raises(UnusableModel) as error:
         CLIP(str(path))
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
 
 
 def test_refuses_paths_that_are_no_model(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,5 +275,5 @@ def test_refuses_what_is_no_clip_or_broken(copy: Path) -> None:
 
 
 def test_refuses_another_precision(folder: Path) -> None:
-    with pytest.raises(ValueError, match="precision must be float32 or bfloat16, not 'float16'"):
+    with pytest.raises(BadInput, match="precision must be float32 or bfloat16, not 'float16'"):
         CLIP(str(folder), "float16")  # type: ignore[arg-type]

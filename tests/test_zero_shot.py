@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from furl_lightning.agents.sac import SACSettings
+from furl_lightning.agents.transitions import Transitions
 from furl_lightning.commands.fit import fit
-from furl_lightning.data.datamodule import Batch
+from furl_lightning.method.learner import Batch, Learner, RewardSettings
 from furl_lightning.method.zero_shot import ZeroShotReward, cosine_reward, goal_baseline_reward
 from furl_lightning.randomness import Randomness
 from furl_lightning.tasks import INSTRUCTIONS, Agent
-from furl_lightning.training.module import FuRLModule
 from furl_lightning.vlm import CLIP
 from furl_lightning.vlm.prompts import embed_prompts, ensemble
 
@@ -94,23 +95,27 @@ def test_prompts_are_embedded_alone(tiny_clip: Path) -> None:
     torch.testing.assert_close(together[0], vlm.encode_texts(["reach"])[0])
 
 
-def learner(**settings: object) -> FuRLModule:
-    agents = [Agent("reach", 0), Agent("push", 1)]
-    module = FuRLModule(FakeVLM(), hidden=(16, 16), rho=0.3, **settings)  # type: ignore[arg-type]
-    module.build(agents, [INSTRUCTIONS[agent.task] for agent in agents], Randomness(agents).init)
-    optimizers = module.configure_optimizers()
-    module._optimizers = lambda: [*optimizers, None][:3]  # type: ignore[method-assign]
-    return module
+AGENTS = [Agent("reach", 0), Agent("push", 1)]
+
+
+def learner(**settings: Any) -> Learner:
+    vlm, sac = FakeVLM(), SACSettings(hidden=(16, 16))
+    reward = RewardSettings(rho=0.3, **settings)
+    text = vlm.encode_texts([INSTRUCTIONS[agent.task] for agent in AGENTS])
+    baseline = vlm.encode_texts([reward.baseline_prompt])[0] if reward.baseline_prompt else None
+    return Learner(Randomness(AGENTS).init, 39, 4, text, baseline, reward=reward, sac=sac)
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"reward": "cosine"}, {"reward": "goal_baseline", "baseline_prompt": "a robot arm", "baseline_strength": 0.8}],
+    [{"source": "cosine"}, {"source": "goal_baseline", "baseline_prompt": "a robot arm", "baseline_strength": 0.8}],
 )
 def test_the_learner_is_paid_zero_shot(settings: dict[str, object]) -> None:
     """rho times the VLM's own reward beside the task's; no heads, no optimizer of theirs, the same first policies."""
     module = learner(**settings)
-    assert len(module.configure_optimizers()) == 2 and not any("head" in name for name in module.state_dict())
+    optimizers = module.optimizers()
+    assert optimizers.heads is None and not any("head" in name for name in module.state_dict())
+    assert optimizers.vlm_agent is not None and optimizers.sac_agent is not None
     aligned = learner()
     assert module.vlm_agent is not None and aligned.vlm_agent is not None
     for name, values in module.vlm_agent.state_dict().items():
@@ -124,15 +129,15 @@ def test_the_learner_is_paid_zero_shot(settings: dict[str, object]) -> None:
     paid: list[Tensor] = []
     update = module.vlm_agent.update
 
-    def spy(batch: dict[str, Tensor], reward: Tensor, *rest: Any) -> dict[str, Tensor]:
+    def spy(batch: Transitions, reward: Tensor, *rest: Any) -> dict[str, Tensor]:
         paid.append(reward)
         return update(batch, reward, *rest)
 
     module.vlm_agent.update = spy  # type: ignore[method-assign,assignment]
-    measured = module.update(Batch(transitions, [], None, []), Randomness(module.agents).learning)
-    text = torch.stack([FakeVLM().encode_texts([INSTRUCTIONS[agent.task]])[0] for agent in module.agents])
+    measured = module.update(Batch(Transitions(**transitions)), optimizers, Randomness(AGENTS).learning)
+    text = torch.stack([FakeVLM().encode_texts([INSTRUCTIONS[agent.task]])[0] for agent in AGENTS])
     expected = F.cosine_similarity(transitions["embedding"], text[:, None], dim=-1)
-    if settings["reward"] == "goal_baseline":
+    if settings["source"] == "goal_baseline":
         baseline = FakeVLM().encode_texts(["a robot arm"]).expand(2, -1)
         expected = goal_baseline_reward(transitions["embedding"], text, baseline, 0.8)
     torch.testing.assert_close(paid[0], -1 + 0.3 * expected)
@@ -145,7 +150,7 @@ def test_a_run_with_a_baseline_and_an_ensemble_resumes(
 ) -> None:
     """End to end; another prompt, or another reward, is another run."""
     settings = {
-        "model__reward": "goal_baseline", "model__baseline_prompt": "a robot arm",
+        "model__reward__source": "goal_baseline", "model__reward__baseline_prompt": "a robot arm",
         "model__log_every": 50, "data__prompts": "{drawer-close: [close a drawer, push a drawer]}",
     }  # fmt: skip
     run("zero", **settings, data__env_steps=600)
@@ -160,7 +165,7 @@ def test_a_run_with_a_baseline_and_an_ensemble_resumes(
     again = ["--runs", str(tmp_path), "--name", "zero", "--ckpt_path", "last", "--data.env_steps", "800"]
     for flags, message in (
         (["--data.prompts", "{drawer-close: close a drawer}"], "instructions (data.prompts) is close a drawer"),
-        (["--model.baseline_prompt", "a table"], "model.reward is goal_baseline (a table, 0.5)"),
+        (["--model.reward.baseline_prompt", "a table"], "model.reward.source is goal_baseline (a table, 0.5)"),
     ):
         assert fit([*again, *flags]) == 2
         assert message in capsys.readouterr().err

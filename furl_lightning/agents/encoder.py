@@ -23,12 +23,6 @@ SMALLEST = 15
 """Least size of a frame of which the four convolutions leave anything."""
 
 
-def shrink(pixels: Tensor, size: int) -> Tensor:
-    """Resize frames [N, H, W, 3] to [N, size, size, 3], bilinear and antialiased, uint8 throughout."""
-    resized = F.interpolate(pixels.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True)
-    return resized.permute(0, 2, 3, 1).contiguous()
-
-
 class FrameStack:
     """The last frames of every agent's episode; at its start the first one stands for those before it.
 

@@ -1,4 +1,4 @@
-"""Some of a population's agents: their index on a device, their rows, their values among everybody's."""
+"""Some of a population's agents: their index on a device, their rows gathered, their rows scattered among all."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def _index(agents: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(agents, device=device)
 
 
-def rows_of(values: Tensor, agents: Sequence[int] | None) -> Tensor:
+def gather_rows(values: Tensor, agents: Sequence[int] | None) -> Tensor:
     """The agents' rows [K, ...] of [A, ...]; all where None."""
     index = index_of(agents, values.device)
     return values if index is None else values.index_select(0, index)
 
 
-def put_rows(values: Tensor, agents: Sequence[int] | None, rows: Tensor) -> Tensor:
+def replace_rows(values: Tensor, agents: Sequence[int] | None, rows: Tensor) -> Tensor:
     """Values [A, ...] with the agents' rows replaced; ``rows`` where None."""
     index = index_of(agents, values.device)
     return rows if index is None else values.index_copy(0, index, rows)
 
 
-def spread(values: Tensor, agents: Sequence[int] | None, num: int) -> Tensor:
+def scatter_rows(values: Tensor, agents: Sequence[int] | None, num: int) -> Tensor:
     """The agents' values [K, ...] as [num, ...], NaN for the others; ``values`` where None."""
-    return put_rows(values.new_full((num, *values.shape[1:]), math.nan), agents, values)
+    return replace_rows(values.new_full((num, *values.shape[1:]), math.nan), agents, values)

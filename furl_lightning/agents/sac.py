@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ from torch.func import functional_call
 from furl_lightning.agents.members import index_of
 from furl_lightning.agents.networks import MIN_STD, Actor, TwinCritic, reset_parameters
 from furl_lightning.agents.optim import PopulationAdam
+from furl_lightning.agents.transitions import Transitions
+from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.settings import Above, AtLeast, Between, Settings
 
 
 def td_target(
@@ -55,17 +60,43 @@ def alpha_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Te
     return -log_alpha.exp() * (log_prob + target_entropy).mean(-1)
 
 
+@dataclass(frozen=True)
+class SACSettings(Settings, option="model.sac"):
+    """Soft actor-critic, of the VLM agents and of the plain SAC agents."""
+
+    hidden: tuple[Annotated[int, AtLeast(1)], ...] = (256, 256)
+    """Sizes of the hidden layers of actor and critics."""
+    lr: Annotated[float, Above(0)] = 1e-4
+    """Adam's learning rate of actor, critics and temperature."""
+    gamma: Annotated[float, Between(0, 1)] = 0.99
+    """Discount factor."""
+    tau: Annotated[float, Between(0, 1)] = 0.01
+    """Polyak coefficient: share of the new critic in the target critic after each update."""
+    init_alpha: Annotated[float, Above(0)] = 1.0
+    """Temperature at the beginning."""
+    target_entropy: float | None = None
+    """Of the policies, in nats; null: half the number of actions, negative (-2 in Meta-World)."""
+    min_std: Annotated[float, AtLeast(0)] = MIN_STD
+    """Least standard deviation of a policy before the tanh."""
+    critic_layer_norm: bool = False
+    """Normalise the critics' hidden layers."""
+    exploration_noise: Annotated[float, AtLeast(0)] = 0.2
+    """Standard deviation of the Gaussian noise added to the plain SAC agent's actions while collecting."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.hidden:
+            raise BadInput("model.sac.hidden must name at least one layer, e.g. [256, 256]")
+
+
 class SAC(nn.Module):
     """The SAC agents of a population: actor, twin critic with target copy, temperature.
 
     Args:
         num_agents: A.
-        gamma: discount factor.
-        tau: share of the new critic in the target copy after each update.
-        target_entropy: in nats; None takes -action_dim / 2, the published code's choice.
-        min_std: least deviation of the actor before the tanh.
-        init_alpha: the temperature at the beginning.
-        critic_layer_norm: normalise the critics' hidden layers.
+        obs_dim: size of an observation, or of the encoder's features.
+        action_dim: size of an action.
+        settings: of networks and learning.
         encoder: turns observations into the features [A, B, obs_dim] that actor and critic see, for
             all agents or the given ones; trained by the critic's loss alone, with a target copy like
             the critic's (DrQ, arXiv 2004.13649). None: observations are the features.
@@ -76,23 +107,16 @@ class SAC(nn.Module):
         num_agents: int,
         obs_dim: int,
         action_dim: int,
-        hidden: Sequence[int] = (256, 256),
-        gamma: float = 0.99,
-        tau: float = 0.01,
-        target_entropy: float | None = None,
-        min_std: float = MIN_STD,
-        init_alpha: float = 1.0,
-        critic_layer_norm: bool = False,
+        settings: SACSettings = SACSettings(),
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.gamma, self.tau = gamma, tau
-        self.target_entropy = -action_dim / 2 if target_entropy is None else target_entropy
-        self.actor = Actor(num_agents, obs_dim, action_dim, hidden, min_std)
-        self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, critic_layer_norm)
-        self.target_critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, critic_layer_norm)
-        self.target_critic.requires_grad_(False)
-        self.log_alpha = nn.Parameter(torch.full((num_agents,), math.log(init_alpha)))
+        self.settings = settings
+        self.target_entropy = -action_dim / 2 if settings.target_entropy is None else settings.target_entropy
+        self.actor = Actor(num_agents, obs_dim, action_dim, settings.hidden, settings.min_std)
+        self.critic = TwinCritic(num_agents, obs_dim, action_dim, settings.hidden, settings.critic_layer_norm)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.full((num_agents,), math.log(settings.init_alpha)))
         self.encoder = encoder
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False) if encoder is not None else None
 
@@ -105,9 +129,9 @@ class SAC(nn.Module):
             reset_parameters(self.encoder, generators)
             self.target_encoder.load_state_dict(self.encoder.state_dict())
 
-    def optimizer(self, lr: float) -> PopulationAdam:
+    def optimizer(self) -> PopulationAdam:
         """Adam over all that is trained (Adam is elementwise: one does for all)."""
-        return PopulationAdam(self._trained(), lr)
+        return PopulationAdam(self._trained(), self.settings.lr)
 
     def _trained(self) -> list[nn.Parameter]:
         encoder = self.encoder.parameters() if self.encoder is not None else ()
@@ -119,7 +143,7 @@ class SAC(nn.Module):
 
     def update(
         self,
-        batch: Mapping[str, Tensor],
+        batch: Transitions,
         reward: Tensor,
         noise: Tensor,
         next_noise: Tensor,
@@ -129,8 +153,7 @@ class SAC(nn.Module):
         """One step of critic, actor and temperature, all from the same old parameters, then the target's.
 
         Args:
-            batch: ``observation`` and ``next_observation`` [A, B, obs], or what the encoder takes,
-                ``action`` [A, B, action], ``discount`` [A, B].
+            batch: the transitions; their own reward is not looked at.
             reward: [A, B].
             noise, next_noise: standard normal [A, B, action], of the actor's action and the target's.
             optimizer: from :meth:`optimizer`.
@@ -142,22 +165,23 @@ class SAC(nn.Module):
             alpha, q (mean of the smaller one of both), q_max, log_prob.
         """
         index = index_of(agents, reward.device)
-        observation, next_observation = batch["observation"], batch["next_observation"]
+        observation, next_observation = batch.observation, batch.next_observation
         log_alpha = self.log_alpha if index is None else self.log_alpha.index_select(0, index)
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
             next_features = _encode(self.encoder, next_observation, index)
             next_action, next_log_prob = self.actor.sample(next_features, next_noise, index)
             next_q = self.target_critic(_encode(self.target_encoder, next_observation, index), next_action, index)
-            target = td_target(reward, batch["discount"], self.gamma, next_q, alpha, next_log_prob)
+            target = td_target(reward, batch.discount, self.settings.gamma, next_q, alpha, next_log_prob)
 
         features = _encode(self.encoder, observation, index)
-        q = self.critic(features, batch["action"], index)
+        q = self.critic(features, batch.action, index)
         loss_q = critic_loss(q, target)
-        seen = features.detach()  # the encoder is the critic's to train
-        action, log_prob = self.actor.sample(seen, noise, index)
+        constant_features = features.detach()  # the encoder is the critic's to train
+        action, log_prob = self.actor.sample(constant_features, noise, index)
         constant_critic = {name: p.detach() for name, p in self.critic.named_parameters()}
-        loss_pi = actor_loss(alpha, log_prob, functional_call(self.critic, constant_critic, (seen, action, index)))
+        action_q = functional_call(self.critic, constant_critic, (constant_features, action, index))
+        loss_pi = actor_loss(alpha, log_prob, action_q)
         loss_alpha = alpha_loss(log_alpha, log_prob.detach(), self.target_entropy)
 
         # Each parameter is in one of the losses alone, so one pass backwards serves all three (and
@@ -190,7 +214,7 @@ class SAC(nn.Module):
         if agents is not None:
             targets = [t[i] for t in targets for i in agents]
             critics = [c[i] for c in critics for i in agents]
-        torch._foreach_lerp_(targets, critics, self.tau)
+        torch._foreach_lerp_(targets, critics, self.settings.tau)
 
 
 def _encode(encoder: nn.Module | None, observation: Tensor, agents: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,9 +11,10 @@ import numpy as np
 from furl_lightning.analysis.intervals import Interval, interquartile_mean, stratified_bootstrap, task_mean
 from furl_lightning.runs.read import Run
 from furl_lightning.tasks import Agent
+from furl_lightning.utils.errors import BadInput
 
 LEVELS = (0.5, 0.8)
-"""Success rates whose first time is told."""
+"""Success rates whose first time is reported."""
 CURVE_RESAMPLES = 2_000
 
 PUBLISHED: dict[str, dict[str, float]] = {
@@ -29,78 +30,26 @@ PUBLISHED_DENSE: dict[str, tuple[float, ...]] = {
 """Mean success over MT10 with random goals and dense reward after these steps, 3 seeds, as published by TD-MPC2."""
 
 
-class Mixed(ValueError):
+class MixedPopulations(BadInput):
     """Runs whose populations cannot be compared."""
 
 
 @dataclass
 class Curve:
-    """Success against environment steps, where all its seeds have a value; S steps."""
+    """Mean success against environment steps, at the evaluations that all seeds have."""
 
     steps: list[int]
     mean: list[float]
     band: list[Interval | None]
 
     def reaches(self, level: float) -> int | None:
-        """The first evaluation with at least this success."""
+        """Environment steps of the first evaluation with at least this success, or None."""
         return next((s for s, m in zip(self.steps, self.mean, strict=True) if m >= level), None)
 
 
 @dataclass
-class Method:
-    """All runs of one name and goal mode."""
-
-    name: str
-    goal: str
-    runs: list[Run] = field(default_factory=list)
-
-    def agents(self, task: str | None = None) -> list[Agent]:
-        """Its population, of one task or all."""
-        return [agent for run in self.runs for agent in run.agents if task in (None, agent.task)]
-
-    def success(self, agent: Agent) -> dict[int, float]:
-        """An agent's evaluations."""
-        return self._run(agent).success[agent]
-
-    def training(self, agent: Agent) -> dict[int, float]:
-        """At an agent's evaluations, the share in success of its training episodes since the one before."""
-        run = self._run(agent)
-        shares, before = {}, 0
-        for steps in sorted(run.success[agent]):
-            ended = [value for at, value in run.training[agent].items() if before < at <= steps]
-            if ended:
-                shares[steps] = float(np.mean(ended))
-            before = steps
-        return shares
-
-    def _run(self, agent: Agent) -> Run:
-        return next(run for run in self.runs if agent in run.success)
-
-    def final(self, task: str) -> np.ndarray:
-        """Success of each seed at its run's last evaluation; of those that have one."""
-        found = [self.success(agent) for agent in self.agents(task)]
-        return np.array([evaluations[max(evaluations)] for evaluations in found if evaluations])
-
-    def curve(self, tasks: Sequence[str], training: bool = False) -> Curve:
-        """Mean success over some tasks, with a stratified bootstrap band: of evaluations, or of training episodes."""
-        of = self.training if training else self.success
-        strata = [[of(agent) for agent in self.agents(task)] for task in tasks]
-        started = [[e for e in stratum if e] for stratum in strata]
-        every = [set(evaluations) for stratum in started for evaluations in stratum]
-        if not all(started) or not every:
-            return Curve([], [], [])
-        steps = sorted(set.intersection(*every))
-        scores = [[np.array([e[step] for e in stratum]) for stratum in started] for step in steps]
-        return Curve(
-            steps,
-            [float(task_mean(at)) for at in scores],
-            [stratified_bootstrap(at, task_mean, CURVE_RESAMPLES) for at in scores],
-        )
-
-
-@dataclass
 class Aggregate:
-    """Over all tasks and seeds, at the last evaluations."""
+    """Success over all tasks and seeds at the last evaluations, with 95 % intervals."""
 
     mean: float
     mean_95: Interval | None
@@ -108,56 +57,129 @@ class Aggregate:
     interquartile_mean_95: Interval | None
 
 
+@dataclass(eq=False)
+class Method:
+    """All runs of one name and goal mode."""
+
+    name: str
+    goal: str
+    runs: list[Run] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.goal} goals"
+
+    @property
+    def tasks(self) -> list[str]:
+        """Its tasks, each once, in the order of its runs."""
+        return list(dict.fromkeys(agent.task for agent in self.agents()))
+
+    def agents(self, task: str | None = None) -> list[Agent]:
+        """Its population, of one task or all."""
+        return [agent for run in self.runs for agent in run.agents if task in (None, agent.task)]
+
+    def seeds(self, tasks: Sequence[str] | None = None) -> set[int]:
+        """Its seeds, on some tasks or all."""
+        return {agent.seed for agent in self.agents() if tasks is None or agent.task in tasks}
+
+    def success(self, agent: Agent) -> dict[int, float]:
+        """An agent's success at each evaluation, by environment steps."""
+        return self._run(agent).success[agent]
+
+    def training(self, agent: Agent) -> dict[int, float]:
+        """By an agent's evaluations: the share of successes among its training episodes since the one before."""
+        run = self._run(agent)
+        shares, before = {}, 0
+        for steps in sorted(run.success[agent]):
+            episodes = [success for end, success in run.training[agent].items() if before < end <= steps]
+            if episodes:
+                shares[steps] = float(np.mean(episodes))
+            before = steps
+        return shares
+
+    def _run(self, agent: Agent) -> Run:
+        return next(run for run in self.runs if agent in run.success)
+
+    def final(self, task: str) -> np.ndarray:
+        """Success of each seed at its run's last evaluation, [seeds that have one]."""
+        evaluations = [self.success(agent) for agent in self.agents(task)]
+        return np.array([success[max(success)] for success in evaluations if success])
+
+    def curve(self, tasks: Sequence[str], training: bool = False) -> Curve:
+        """Mean success over some tasks, with a stratified bootstrap band: of evaluations, or of training episodes."""
+        success = self.training if training else self.success
+        strata = [[values for agent in self.agents(task) if (values := success(agent))] for task in tasks]
+        if not all(strata):
+            return Curve([], [], [])
+        steps = sorted(set.intersection(*(set(values) for stratum in strata for values in stratum)))
+        scores = [[np.array([values[step] for values in stratum]) for stratum in strata] for step in steps]
+        return Curve(
+            steps,
+            [float(task_mean(score)) for score in scores],
+            [stratified_bootstrap(score, task_mean, CURVE_RESAMPLES) for score in scores],
+        )
+
+    def aggregate(self, tasks: Sequence[str]) -> Aggregate | None:
+        """Mean and interquartile mean (rliable's definitions); None where a task has no evaluation."""
+        strata = [self.final(task) for task in tasks]
+        if not all(len(stratum) for stratum in strata):
+            return None
+        return Aggregate(
+            float(task_mean(strata)),
+            stratified_bootstrap(strata, task_mean),
+            float(interquartile_mean(strata)),
+            stratified_bootstrap(strata, interquartile_mean),
+        )
+
+
+Totals = Mapping[Method, Aggregate | None]
+"""Each method over all tasks and seeds."""
+
+
 def group(runs: Sequence[Run], names: Sequence[str], tasks: Sequence[str] | None = None) -> list[Method]:
     """Runs of one name and goal mode together.
 
     Raises:
-        Mixed: an agent occurs twice in a method, or methods have other tasks than their neighbours.
+        MixedPopulations: a method has an agent twice or lacks one of ``tasks``, or ``tasks`` is None and methods
+            with the same goal mode have different tasks.
     """
     methods: dict[tuple[str, str], Method] = {}
     for run, name in zip(runs, names, strict=True):
         methods.setdefault((name, run.goal), Method(name, run.goal)).runs.append(run)
-    for found in methods.values():
+    for method in methods.values():
         owner: dict[Agent, Run] = {}
-        for run in found.runs:
+        for run in method.runs:
             for agent in run.agents:
                 if agent in owner:
-                    raise Mixed(
+                    raise MixedPopulations(
                         f"mixed populations: {owner[agent].folder} and {run.folder} both have {agent} of "
-                        f"{found.name} ({found.goal} goals); give one of them, or tell them apart with --label"
+                        f"{method.name} ({method.goal} goals); give one of them, or tell them apart with --label"
                     )
                 owner[agent] = run
-    for goal in {found.goal for found in methods.values()}:
-        rivals = [found for found in methods.values() if found.goal == goal]
-        own = [list(dict.fromkeys(agent.task for agent in found.agents())) for found in rivals]
-        shared = [task for task in own[0] if all(task in others for others in own)]
-        if tasks is None and any(set(others) != set(shared) for others in own):
-            listed = "; ".join(f"{found.name} has {', '.join(t)}" for found, t in zip(rivals, own, strict=True))
-            hint = f"compare what they share with --tasks {' '.join(shared)}" if shared else "they share none"
-            raise Mixed(f"mixed populations ({goal} goals): {listed}; {hint}")
-        for found, others in zip(rivals, own, strict=True):
-            missing = [task for task in tasks or [] if task not in others]
-            if missing:
-                raise Mixed(f"mixed populations ({goal} goals): {found.name} has no {', '.join(missing)}")
+    for goal, rivals in by_goal(methods.values()):
+        if tasks is None:
+            shared = [task for task in rivals[0].tasks if all(task in method.tasks for method in rivals)]
+            if any(set(method.tasks) != set(shared) for method in rivals):
+                listed = "; ".join(f"{method.name} has {', '.join(method.tasks)}" for method in rivals)
+                hint = f"compare what they share with --tasks {' '.join(shared)}" if shared else "they share none"
+                raise MixedPopulations(f"mixed populations ({goal} goals): {listed}; {hint}")
+        for method in rivals:
+            lacking = [task for task in tasks or [] if task not in method.tasks]
+            if lacking:
+                raise MixedPopulations(f"mixed populations ({goal} goals): {method.name} has no {', '.join(lacking)}")
     return list(methods.values())
+
+
+def by_goal(methods: Iterable[Method]) -> list[tuple[str, list[Method]]]:
+    """Methods with the same goal mode together: those that are compared."""
+    groups: dict[str, list[Method]] = {}
+    for method in methods:
+        groups.setdefault(method.goal, []).append(method)
+    return list(groups.items())
 
 
 def tasks_of(methods: Sequence[Method]) -> list[str]:
     """Their tasks, in the order of the first."""
-    return list(dict.fromkeys(agent.task for found in methods for agent in found.agents()))
-
-
-def aggregate(found: Method, tasks: Sequence[str]) -> Aggregate | None:
-    """Mean and interquartile mean (rliable's definitions); None where a task has no evaluation."""
-    strata = [found.final(task) for task in tasks]
-    if not all(len(stratum) for stratum in strata):
-        return None
-    return Aggregate(
-        float(task_mean(strata)),
-        stratified_bootstrap(strata, task_mean),
-        float(interquartile_mean(strata)),
-        stratified_bootstrap(strata, interquartile_mean),
-    )
+    return list(dict.fromkeys(task for method in methods for task in method.tasks))
 
 
 def deviation(scores: np.ndarray) -> float:
@@ -165,33 +187,32 @@ def deviation(scores: np.ndarray) -> float:
     return float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
 
 
-def missing(methods: Sequence[Method], tasks: Sequence[str]) -> list[str]:
-    """What a reader has to know is not there, in sentences."""
-    told = []
-    for found in methods:
-        for run in found.runs:
+def caveats(methods: Sequence[Method], tasks: Sequence[str]) -> list[str]:
+    """What a reader has to know about what is missing or unlike, in sentences."""
+    notes = []
+    for method in methods:
+        for run in method.runs:
             if run.state != "finished":
-                told.append(f"{run.folder} ({found.name}, {found.goal} goals) is {run.state}")
+                notes.append(f"{run.folder} ({method}) is {run.state}")
             if not run.evaluated:
-                told.append(f"{run.folder} ({found.name}, {found.goal} goals) has no evaluation yet")
-    for goal in dict.fromkeys(found.goal for found in methods):
-        rivals = [found for found in methods if found.goal == goal]
-        seeds = {found.name: sorted({a.seed for t in tasks for a in found.agents(t)}) for found in rivals}
-        for found in rivals:
+                notes.append(f"{run.folder} ({method}) has no evaluation yet")
+    for goal, rivals in by_goal(methods):
+        seeds = {method.name: sorted(method.seeds(tasks)) for method in rivals}
+        for method in rivals:
             for task in tasks:
-                lacking = [s for s in seeds[found.name] if Agent(task, s) not in found.agents(task)]
+                lacking = [seed for seed in seeds[method.name] if seed not in method.seeds([task])]
                 if lacking:
-                    told.append(f"{found.name}, {goal} goals: {task} lacks seed {', '.join(map(str, lacking))}")
-        if len({len(own) for own in seeds.values()}) > 1:
-            counts = ", ".join(f"{name} {len(own)}" for name, own in seeds.items())
-            told.append(f"{goal} goals: methods have different numbers of seeds: {counts}")
-        last = {run.evaluated for found in rivals for run in found.runs}
+                    notes.append(f"{method}: {task} lacks seed {', '.join(map(str, lacking))}")
+        if len({len(numbers) for numbers in seeds.values()}) > 1:
+            counts = ", ".join(f"{name} {len(numbers)}" for name, numbers in seeds.items())
+            notes.append(f"{goal} goals: methods have different numbers of seeds: {counts}")
+        last = {run.evaluated for method in rivals for run in method.runs}
         if len(last) > 1:
-            told.append(
+            notes.append(
                 f"{goal} goals: last evaluations were made after different numbers of steps, "
                 f"{min(last):,} to {max(last):,}: the final table compares unlike training"
             )
-        single = [name for name, own in seeds.items() if len(own) == 1]
+        single = [name for name, numbers in seeds.items() if len(numbers) == 1]
         if single:
-            told.append(f"{goal} goals: {', '.join(single)} has one seed: no interval over seeds can be given")
-    return told
+            notes.append(f"{goal} goals: {', '.join(single)} has one seed: no interval over seeds can be given")
+    return notes

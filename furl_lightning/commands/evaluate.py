@@ -14,11 +14,13 @@ from torch import Tensor
 from furl_lightning.analysis.intervals import stratified_bootstrap, task_mean, wilson
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
-from furl_lightning.tasks import EPISODE_STEPS, UnknownTask
+from furl_lightning.tasks import EPISODE_STEPS
 from furl_lightning.training.evaluation import Evaluator
 from furl_lightning.training.film import Studio, pictures, strip, write_video
 from furl_lightning.training.trained import Trained, load
+from furl_lightning.utils.durable import write_file
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.text_table import text_table
 from furl_lightning.vlm import VLM
 
 Protocol = Literal["paper", "full"]
@@ -35,63 +37,56 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(argv: list[str]) -> int:
-    flags = parser("furl-eval", "Evaluate the deterministic VLM agents of a checkpoint of furl-fit.")
-    flags.add_argument("--ckpt_path", type=str, required=True, help="A checkpoint, or a run's folder for its last.")
-    flags.add_argument(
+    options = parser("furl-eval", "Evaluate the deterministic VLM agents of a checkpoint of furl-fit.")
+    options.add_argument("--ckpt_path", type=str, required=True, help="A checkpoint, or a run's folder for its last.")
+    options.add_argument(
         "--protocol",
         type=Protocol,
         default="paper",
         help="paper: 1 episode with fixed, 10 with random goals; full: 50.",
     )
-    flags.add_argument(
-        "--episodes", type=int | None, default=None, help="Episodes an agent, in place of the protocol's."
+    options.add_argument(
+        "--episodes", type=int | None, default=None, help="Episodes of each agent, in place of the protocol's."
     )
-    flags.add_argument("--task", nargs="+", type=str, default=None, help="Tasks to evaluate (default: the run's).")
-    flags.add_argument("--video", action="store_true", help="Film one episode of each task, with the rewards drawn in.")
-    flags.add_argument("--vlm", type=VLM | None, default=None, help="The run's VLM, where it lies elsewhere here.")
-    flags.add_argument("--num_workers", type=int, default=0, help="Processes that host the environments.")
-    flags.add_argument("--out", type=str | None, default=None, help="Folder for eval.json and videos/ (the run's).")
-    given = parse(flags, argv)
-    if given.episodes is not None and given.episodes < 1:
-        raise BadInput(f"episodes must be at least 1, not {given.episodes}")
-    if given.num_workers < 0:
-        raise BadInput(f"num_workers must not be negative, but is {given.num_workers}")
-    trained = load(Path(given.ckpt_path), given.vlm)
-    try:
-        rows = trained.rows(names(given.task))
-    except UnknownTask as error:
-        raise BadInput(str(error)) from error
-    out = Path(given.out) if given.out else trained.folder
+    options.add_argument("--task", nargs="+", type=str, default=None, help="Tasks to evaluate (default: the run's).")
+    options.add_argument(
+        "--video", action="store_true", help="Film an episode of each task, with the rewards drawn in."
+    )
+    options.add_argument("--vlm", type=VLM | None, default=None, help="The run's VLM, where it lies elsewhere here.")
+    options.add_argument("--num_workers", type=int, default=0, help="Processes that host the environments.")
+    options.add_argument("--out", type=str | None, default=None, help="Folder for eval.json and videos/ (the run's).")
+    arguments = parse(options, argv)
+    if arguments.episodes is not None and arguments.episodes < 1:
+        raise BadInput(f"episodes must be at least 1, not {arguments.episodes}")
+    if arguments.num_workers < 0:
+        raise BadInput(f"num_workers must not be negative, but is {arguments.num_workers}")
+    trained = load(Path(arguments.ckpt_path), arguments.vlm)
+    rows = trained.rows(names(arguments.task))
+    out = Path(arguments.out) if arguments.out else trained.folder
     if out.exists() and not (out.is_dir() and os.access(out, os.W_OK)):
         raise BadInput(f"{out} is no folder that can be written to; name another with --out")
 
-    asked = given.episodes or EPISODES[given.protocol]
-    episodes = 1 if trained.data.goal == "fixed" else asked
-    results = measure(trained, rows, episodes, given.num_workers)
-    report = summary(trained, rows, results)
+    count = arguments.episodes or EPISODES[arguments.protocol]
+    episodes = 1 if trained.data.env_settings.goal == "fixed" else count
+    report = summary(trained, rows, measure(trained, rows, episodes, arguments.num_workers))
+    text = json.dumps(report, indent=1) + "\n"
+    write_file(out / "eval.json", lambda part: part.write_text(text))
+    films = film(trained, rows, out / "videos") if arguments.video else []
     print(table(report))
-    if episodes < asked and (given.episodes is not None or given.protocol == "full"):
+    if episodes < count and (arguments.episodes is not None or arguments.protocol == "full"):
         print("fixed goals and a deterministic policy: every episode is the same, so each agent played one")
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / "eval.json.part"
-    part.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(part, out / "eval.json")
-    print(f"written: {out / 'eval.json'}")
-    if given.video:
-        for path in film(trained, rows, out / "videos"):
-            print(f"written: {path}")
+    for path in [out / "eval.json", *films]:
+        print(f"written: {path}")
     return 0
 
 
 def measure(trained: Trained, rows: Sequence[int], episodes: int, num_workers: int = 0) -> dict[str, Tensor]:
     """Results of the agents at ``rows``, each [K, episodes]; see :meth:`Evaluator.episodes`."""
-    agents = [trained.agents[row] for row in rows]
-    evaluator = Evaluator(agents, trained.data.settings, num_workers, trained.data.reward_kind, trained.data.frame_size)
+    data, agents = trained.data, [trained.agents[row] for row in rows]
+    evaluator = Evaluator(agents, data.simulators, num_workers, data.env_settings.reward, data.pixel_size)
     try:
-        policy = SomeAgents(
-            DeterministicPolicy(trained.module.evaluated_agent, trained.data.frame_stack()), rows, len(trained.agents)
-        )
-        results = evaluator.episodes(policy, episodes)
+        population = DeterministicPolicy(trained.module.built.evaluated_agent, data.frame_stack())
+        results = evaluator.episodes(SomeAgents(population, rows, len(trained.agents)), episodes)
         assert results is not None
         return results
     finally:
@@ -107,8 +102,8 @@ def summary(trained: Trained, rows: Sequence[int], results: dict[str, Tensor]) -
     return {
         "checkpoint": str(trained.checkpoint),
         "env_steps": trained.env_steps,
-        "goal": trained.data.goal,
-        "reward": trained.data.reward_kind,
+        "goal": trained.data.env_settings.goal,
+        "reward": trained.data.env_settings.reward,
         "episodes_per_agent": int(results["success"].shape[1]),
         "intervals": "95 %: success by Wilson's score, return by percentile bootstrap within tasks, over all episodes",
         "tasks": {task: _pooled(results, [places]) for task, places in tasks.items()},
@@ -137,38 +132,41 @@ def _pooled(results: dict[str, Tensor], tasks: Sequence[Sequence[int]]) -> dict[
 
 def table(report: dict[str, Any]) -> str:
     """The summary as text."""
-    lines = [
+    title = (
         f"{report['checkpoint']}: {report['env_steps']:,} environment steps, {report['goal']} goals, "
         f"{report['episodes_per_agent']} episode(s) for each agent"
+    )
+    header = ["task", "episodes", "success at last step", "success at any step", "return"]
+    rows = [
+        [task, str(row["episodes"]), _rate(row, "success"), _rate(row, "success_any"), _return(row)]
+        for task, row in [*report["tasks"].items(), ("mean", report["mean"])]
     ]
-    width = max(len(task) for task in [*report["tasks"], "mean"])
-    lines.append(f"{'task':<{width}}  episodes  success at last step  success at any step  return")
-    for task, row in [*report["tasks"].items(), ("mean", report["mean"])]:
-        success, success_any = (
-            f"{row[name]:6.1%} ({row[name + '_95'][0]:.0%} - {row[name + '_95'][1]:.0%})"
-            for name in ("success", "success_any")
-        )
-        interval = row["return_95"]
-        spread = f" ({interval[0]:.0f} to {interval[1]:.0f})" if interval else ""
-        lines.append(
-            f"{task:<{width}}  {row['episodes']:8d}  {success:>20}  {success_any:>19}  {row['return']:.1f}{spread}"
-        )
-    lines.append(f"in brackets {report['intervals']}")
-    return "\n".join(lines)
+    return f"{text_table(header, rows, title, ruled=1)}\nin brackets {report['intervals']}"
+
+
+def _rate(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_95"]
+    return f"{row[name]:.1%} ({low:.0%} - {high:.0%})"
+
+
+def _return(row: dict[str, Any]) -> str:
+    interval = row["return_95"]
+    return f"{row['return']:.1f}" + (f" ({interval[0]:.0f} to {interval[1]:.0f})" if interval else "")
 
 
 def film(trained: Trained, rows: Sequence[int], folder: Path) -> list[Path]:
     """One episode of each task (its first agent's): a video and a film strip; returns the files."""
-    firsts = list({trained.agents[row].task: row for row in reversed(rows)}.values())[::-1]
-    written = []
-    for row in firsts:
+    first_rows: dict[str, int] = {}
+    for row in rows:
+        first_rows.setdefault(trained.agents[row].task, row)
+    files = []
+    for row in first_rows.values():
         studio = Studio(trained.module, trained.data, [row])
         try:
-            shot = studio.film(row, range(0, EPISODE_STEPS + 1, EVERY))
+            episode = studio.film(row, range(0, EPISODE_STEPS + 1, EVERY))
         finally:
             studio.close()
-        name = folder / str(shot.agent).replace("/", "-")
-        written.append(write_video(name, pictures(shot), FPS))
-        Image.fromarray(strip(shot)).save(name.with_suffix(".png"))
-        written.append(name.with_suffix(".png"))
-    return written
+        path = folder / str(episode.agent).replace("/", "-")
+        files += [write_video(path, pictures(episode), FPS), path.with_suffix(".png")]
+        Image.fromarray(strip(episode)).save(files[-1])
+    return files

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.envs.episodes import AFTER_SUCCESS, Episode, play
 from furl_lightning.envs.rendering import RenderQuality
 from furl_lightning.envs.simulator import Expert, GoalMode, Simulator
-from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, UnknownTask, task_names
+from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
 from furl_lightning.training.film import Film, pictures, strip, write_video
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.text_table import text_table
 
 FPS = 20
 
@@ -25,33 +28,30 @@ def oracle(argv: Sequence[str] | None = None) -> int:
 
 
 def _oracle(argv: list[str]) -> int:
-    flags = parser("furl-oracle", "Play Meta-World's scripted experts: video, film strip, goal image and npz of each.")
-    flags.add_argument("--tasks", nargs="+", type=str, default=["mt10"], help="Tasks or sets of them.")
-    flags.add_argument("--seeds", type=list[int], default=[0], help="Of the placements.")
-    flags.add_argument(
+    options = parser("furl-oracle", "Play Meta-World's scripted experts: video, film strip, goal image, npz of each.")
+    options.add_argument("--tasks", nargs="+", type=str, default=["mt10"], help="Tasks or sets of them.")
+    options.add_argument("--seeds", type=list[int], default=[0], help="Of the placements.")
+    options.add_argument(
         "--goal", type=GoalMode, default="fixed", help="As in furl-fit; a seed's first placement is played."
     )
-    flags.add_argument("--render", type=RenderQuality, default="fast", help="As in furl-fit.")
-    flags.add_argument("--out", type=str, default="oracle", help="Folder for the files.")
-    given = parse(flags, argv)
-    try:
-        tasks = task_names(names(given.tasks))
-    except UnknownTask as error:
-        raise BadInput(str(error)) from error
-    if not given.seeds or min(given.seeds) < 0 or len(set(given.seeds)) < len(given.seeds):
-        raise BadInput(f"seeds must be different whole numbers from 0 on, at least one, not {given.seeds}")
-    out = Path(given.out)
+    options.add_argument("--render", type=RenderQuality, default="fast", help="As in furl-fit.")
+    options.add_argument("--out", type=str, default="oracle", help="Folder for the files.")
+    arguments = parse(options, argv)
+    tasks, seeds, out = task_names(names(arguments.tasks)), arguments.seeds, Path(arguments.out)
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise BadInput(f"seeds must be different whole numbers from 0 on, at least one, not {seeds}")
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    width = max(map(len, tasks)) + 4
-    print(f"{'task/seed':<{width}}  first success  frames")
-    for agent in [Agent(task, seed) for task in tasks for seed in given.seeds]:
-        episode = demonstrate(agent, given.goal, given.render)
-        write(out, agent, given.goal, episode)
+    rows = []
+    agents = [Agent(task, seed) for task in tasks for seed in seeds]
+    for agent in tqdm(agents, "episodes", disable=not sys.stderr.isatty()):
+        episode = demonstrate(agent, arguments.goal, arguments.render)
+        write(out, agent, arguments.goal, episode)
         first = episode.first_success()
-        told = "none: the expert fails" if first is None else f"step {episode.step[first]}"
-        print(f"{agent!s:<{width}}  {told:>13}  {len(episode.step):6d}", flush=True)
+        success = "none: the expert fails" if first is None else f"step {episode.step[first]}"
+        rows.append([str(agent), success, str(len(episode.step))])
+    print(text_table(["task/seed", "first success", "frames"], rows))
     print(f"written: a video, a film strip, a goal image and an .npz of each in {out}")
     return 0
 

@@ -18,8 +18,20 @@ from torch import Tensor, nn
 from furl_lightning.agents.encoder import FrameStack
 from furl_lightning.agents.sac import SAC
 from furl_lightning.envs.simulator import ACTION_DIM
+from furl_lightning.method.learner import Learner
 from furl_lightning.method.relay import Relay
 from furl_lightning.randomness import Randomness, normal, uniform_actions
+
+
+def exploration_policy(
+    learner: Learner, randomness: Randomness, start_steps: int, stack: FrameStack | None = None
+) -> ExplorationPolicy:
+    """The policy that collects for a learner: the relay of its two agents, or the one that it has."""
+    vlm_agent, sac_agent, relay = learner.vlm_agent, learner.sac_agent, learner.relay
+    if relay is not None and vlm_agent is not None and sac_agent is not None:
+        return RelayPolicy(vlm_agent, sac_agent, relay, randomness, start_steps, stack)
+    noise = sac_agent.settings.exploration_noise if vlm_agent is None and sac_agent is not None else 0.0
+    return SoloPolicy(learner.evaluated_agent, randomness, start_steps, noise, stack)
 
 
 class ExplorationPolicy(TensorDictModuleBase, ABC):
@@ -56,8 +68,8 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
 
     def load_acting_state(self, state: Sequence[dict[str, Tensor]]) -> None:
         """Act with these parameters until the next :meth:`refresh`."""
-        for acting, own in zip(self._acting, state, strict=True):
-            acting.load_state_dict(own)
+        for acting, parameters in zip(self._acting, state, strict=True):
+            acting.load_state_dict(parameters)
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -89,8 +101,9 @@ class RelayPolicy(ExplorationPolicy):
         vlm_agent, sac_agent: the two SAC populations.
         relay: says whose turn it is; told here when an episode begins.
         randomness, start_steps, stack: see :class:`ExplorationPolicy`.
-        sac_noise: deviation of the Gaussian noise added to the SAC agent's sampled action, which is
-            then clipped to [-1, 1].
+
+    Gaussian noise of the SAC agent's ``exploration_noise`` is added to its sampled action, which is then clipped to
+    [-1, 1].
     """
 
     def __init__(
@@ -100,11 +113,10 @@ class RelayPolicy(ExplorationPolicy):
         relay: Relay,
         randomness: Randomness,
         start_steps: int,
-        sac_noise: float = 0.2,
         stack: FrameStack | None = None,
     ) -> None:
         super().__init__([vlm_agent, sac_agent], randomness, start_steps, stack)
-        self.relay, self.sac_noise = relay, sac_noise
+        self.relay, self.sac_noise = relay, sac_agent.settings.exploration_noise
 
     def begin_episode(self) -> None:
         """Draw the length of the episode's turns."""

@@ -51,7 +51,7 @@ class Episode:
         return int(self.success.argmax()) if self.success.any() else None
 
 
-def shrink(frames: np.ndarray, size: int) -> np.ndarray:
+def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
     """Resize frames [T, H, W, 3] to [T, size, size, 3] as the model's preprocessing does."""
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
@@ -89,7 +89,7 @@ def record(
     finally:
         simulator.close()
     if size is not None:
-        episode.frames = shrink(episode.frames, size)
+        episode.frames = resize_frames(episode.frames, size)
     return episode
 
 

@@ -16,27 +16,17 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from furl_lightning.envs.rendering import FRAME_SIZE, RenderQuality, close_gl
-from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, GoalMode, Simulator
+from furl_lightning.envs.rendering import FRAME_SIZE, close_gl
+from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, Simulator, SimulatorSettings
 from furl_lightning.tasks import Agent
 from furl_lightning.utils.stopping import SIGNALS
-
-
-@dataclass(frozen=True)
-class SimulatorSettings:
-    """What all simulators of a fleet have in common; see :class:`~furl_lightning.envs.simulator.Simulator`."""
-
-    goal: GoalMode = "fixed"
-    render: RenderQuality | None = None
-    mirror: bool = False
-    bgr: bool = False
 
 
 class _Arrays:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from furl_lightning.agents.encoder import shrink
-from furl_lightning.envs.fleet import Fleet, SimulatorSettings
+from furl_lightning.envs.fleet import Fleet
 from furl_lightning.envs.rendering import FRAME_SIZE
-from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM
+from furl_lightning.envs.settings import RewardKind
+from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, SimulatorSettings
 from furl_lightning.tasks import Agent
 
-RewardKind = Literal["sparse", "dense"]
+
+def shrink(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize frames [N, H, W, 3] to [N, size, size, 3], bilinear and antialiased, uint8 throughout."""
+    resized = F.interpolate(pixels.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1).contiguous()
 
 
 class MetaWorldEnv(EnvBase):
@@ -24,7 +29,7 @@ class MetaWorldEnv(EnvBase):
 
     Reads ``action`` [A, 4]. Writes ``observation`` [A, 39], ``success`` [A, 1], ``episode_step``
     [A, 1] (steps taken in this episode), with rendering ``pixels`` uint8 [A, 192, 192, 3], with
-    ``frame_size`` also the same picture smaller, ``frame`` uint8 [A, frame_size, frame_size, 3], the
+    ``pixel_size`` also the same picture smaller, ``frame`` uint8 [A, pixel_size, pixel_size, 3], the
     usual done entries (``terminated`` is never true), and ``reward`` [A, 1]: success - 1 if sparse,
     Meta-World's own in [0, 10] if dense.
 
@@ -33,7 +38,7 @@ class MetaWorldEnv(EnvBase):
         settings: goal mode and rendering.
         num_workers: processes to host the simulators; 0 hosts them in this one.
         reward: which reward to give.
-        frame_size: of the picture for policies that see pixels; None for those that do not.
+        pixel_size: side of the picture for policies that see pixels; None for those that do not.
     """
 
     def __init__(
@@ -42,13 +47,13 @@ class MetaWorldEnv(EnvBase):
         settings: SimulatorSettings,
         num_workers: int = 0,
         reward: RewardKind = "sparse",
-        frame_size: int | None = None,
+        pixel_size: int | None = None,
     ) -> None:
         num = len(agents)
         super().__init__(device=torch.device("cpu"), batch_size=torch.Size([num]))
         self.fleet = Fleet(agents, settings, num_workers)
         self.reward_kind = reward
-        self.frames, self.frame_size = settings.render is not None, frame_size
+        self.frames, self.pixel_size = settings.render is not None, pixel_size
         self._seconds = {"step": 0.0, "render": 0.0}
         self._step_count = 0
         self._states_at_reset: list[dict[str, Any]] = []
@@ -60,8 +65,8 @@ class MetaWorldEnv(EnvBase):
         }
         if self.frames:
             observation["pixels"] = Unbounded((num, FRAME_SIZE, FRAME_SIZE, 3), dtype=torch.uint8)
-        if frame_size is not None:
-            observation["frame"] = Unbounded((num, frame_size, frame_size, 3), dtype=torch.uint8)
+        if pixel_size is not None:
+            observation["frame"] = Unbounded((num, pixel_size, pixel_size, 3), dtype=torch.uint8)
         self.observation_spec = Composite(observation, shape=(num,))
         self.action_spec = Bounded(-1.0, 1.0, (num, ACTION_DIM))
         self.reward_spec = Unbounded((num, 1))
@@ -76,8 +81,8 @@ class MetaWorldEnv(EnvBase):
         }
         if self.frames:
             out["pixels"] = torch.from_numpy(arrays.pixels.copy())
-        if self.frame_size is not None:
-            out["frame"] = shrink(out["pixels"], self.frame_size)
+        if self.pixel_size is not None:
+            out["frame"] = shrink(out["pixels"], self.pixel_size)
         return out
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import mujoco
 import numpy as np
 
+from furl_lightning.utils.errors import BadInput
+
 RenderQuality = Literal["fast", "full"]
 
 FRAME_SIZE = 192
@@ -24,7 +26,7 @@ PICTURE_SIZE = 256
 _context: Any = None
 
 
-class NoGL(RuntimeError):
+class NoGL(BadInput):
     """No OpenGL backend works on this machine."""
 
 

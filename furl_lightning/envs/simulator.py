@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,16 @@ from furl_lightning.tasks import EPISODE_STEPS
 GoalMode = Literal["fixed", "random"]
 OBS_DIM = 39
 ACTION_DIM = 4
+
+
+@dataclass(frozen=True)
+class SimulatorSettings:
+    """What all simulators of a population have in common; see :class:`Simulator`."""
+
+    goal: GoalMode = "fixed"
+    render: RenderQuality | None = None
+    mirror: bool = False
+    bgr: bool = False
 
 
 class Step(NamedTuple):

@@ -6,6 +6,8 @@ FuRL (arXiv 2406.00645), section 4.1. Shapes: A agents, B batch entries, D the V
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from furl_lightning.agents.members import index_of
 from furl_lightning.agents.networks import PopulationMLP, reset_parameters
 from furl_lightning.agents.optim import PopulationAdam
+from furl_lightning.utils.settings import Above, AtLeast, Settings
 
 
 def goal_mask(distance: Tensor, l2_margin: float) -> Tensor:
@@ -47,41 +50,49 @@ def success_loss(positive: Tensor, lag: Tensor, negative: Tensor, margin: float)
     return losses[0], losses[1]
 
 
+@dataclass(frozen=True)
+class AlignmentSettings(Settings, option="model.alignment"):
+    """Reward alignment: projection heads over the VLM's embeddings, and their ranking losses."""
+
+    lr: Annotated[float, Above(0)] = 1e-4
+    """Adam's learning rate of the heads."""
+    hidden: Annotated[int, AtLeast(1)] = 256
+    """Hidden size of the heads, which are D-hidden-width, ReLU between and none at the end."""
+    width: Annotated[int, AtLeast(1)] = 64
+    """Output size of the heads."""
+    margin: Annotated[float, AtLeast(0)] = 0.1
+    """Of the ranking losses, in cosine."""
+    l2_margin: Annotated[float, AtLeast(0)] = 0.25
+    """Goal phase: by how much nearer the goal image a frame must be to rank higher, in L2 distance of embeddings."""
+
+
 class AlignedReward(nn.Module):
     """Cosine of a projected frame and the projected instruction, with heads for each agent.
 
     Args:
         text_embedding: the instructions' embeddings, float32 [A, D].
-        hidden, width: sizes of the heads, D-hidden-width, ReLU between and none at the end.
-        margin: of both ranking losses, in cosine.
-        l2_margin: of the goal phase's ordering, in the VLM's embedding distance.
+        settings: of heads and losses.
     """
 
     text_embedding: Tensor
 
-    def __init__(
-        self,
-        text_embedding: Tensor,
-        hidden: int = 256,
-        width: int = 64,
-        margin: float = 0.1,
-        l2_margin: float = 0.25,
-    ) -> None:
+    def __init__(self, text_embedding: Tensor, settings: AlignmentSettings = AlignmentSettings()) -> None:
         super().__init__()
         num_agents, vlm_width = text_embedding.shape
-        self.margin, self.l2_margin = margin, l2_margin
+        self.settings = settings
         self.register_buffer("text_embedding", text_embedding.clone())
-        self.image_head = PopulationMLP([num_agents], [vlm_width, hidden, width])
-        self.text_head = PopulationMLP([num_agents], [vlm_width, hidden, width])
+        sizes = [vlm_width, settings.hidden, settings.width]
+        self.image_head = PopulationMLP([num_agents], sizes)
+        self.text_head = PopulationMLP([num_agents], sizes)
 
     def reset_parameters(self, generators: Sequence[torch.Generator]) -> None:
         """Fresh heads, each agent's from its own generator."""
         reset_parameters(self.image_head, generators)
         reset_parameters(self.text_head, generators)
 
-    def optimizer(self, lr: float) -> PopulationAdam:
+    def optimizer(self) -> PopulationAdam:
         """Adam over both heads."""
-        return PopulationAdam(self.parameters(), lr)
+        return PopulationAdam(self.parameters(), self.settings.lr)
 
     def forward(self, embedding: Tensor, agents: Tensor | None = None) -> Tensor:
         """Cosines [K, B] of frames [K, B, D], for all agents or the given ones (int64 [K])."""
@@ -107,8 +118,8 @@ class AlignedReward(nn.Module):
             batch's pairs of frames that the goal image puts in an order.
         """
         cosine = self(embedding, index_of(agents, embedding.device))
-        mask = goal_mask(distance, self.l2_margin)
-        loss = goal_loss(cosine, mask, self.margin)
+        mask = goal_mask(distance, self.settings.l2_margin)
+        loss = goal_loss(cosine, mask, self.settings.margin)
         self._step(loss, optimizer, agents)
         pairs = mask.shape[-1] * (mask.shape[-1] - 1) / 2
         return cosine.detach(), {"loss": loss.detach(), "ordered": mask.sum((-2, -1)) / pairs}
@@ -126,7 +137,7 @@ class AlignedReward(nn.Module):
         """
         cosine = self(triples.flatten(1, 2), index_of(agents, triples.device))
         positive, lag, negative = cosine.unflatten(1, triples.shape[1:3]).unbind(1)
-        loss_negative, loss_lag = success_loss(positive, lag, negative, self.margin)
+        loss_negative, loss_lag = success_loss(positive, lag, negative, self.settings.margin)
         loss = loss_negative + loss_lag
         self._step(loss, optimizer, agents)
         return {

@@ -6,28 +6,51 @@ FuRL (arXiv 2406.00645), section 4.2. Episodes of all agents march in lockstep.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
+
+from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.settings import AtLeast, Settings
+
+
+@dataclass(frozen=True)
+class RelaySettings(Settings, option="model.relay"):
+    """The relay of the VLM agent and a plain SAC agent."""
+
+    enabled: bool = True
+    """Let a plain SAC agent take turns with the VLM agent; false: the VLM agent acts alone."""
+    turns: tuple[Annotated[int, AtLeast(1)], ...] = (50, 100, 150, 200)
+    """Lengths of the agents' turns, in environment steps, one drawn each episode."""
+    threshold: Annotated[int, AtLeast(1)] = 2500
+    """The relay of an agent ends when so many successes are counted."""
+    counts: Literal["positives", "successes"] = "positives"
+    """What is counted: positives: frames in the success memory's ring; successes: environment steps in success."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.turns:
+            raise BadInput("model.relay.turns must name at least one length, e.g. [50, 100]")
 
 
 class Relay:
     """Turns of the VLM agent and the SAC agent within an episode.
 
-    Each episode draws a turn's length from ``turns``; the agents alternate after every turn. Which
+    Each episode draws a turn's length; the agents alternate after every turn. Which
     one begins alternates from episode to episode; the VLM agent begins the first.
 
     Args:
         num_agents: A.
-        turns: lengths to draw from, in environment steps.
-        threshold: number of positives in the success memory at which the relay ends.
+        settings: lengths of turns, and when the relay ends.
     """
 
-    def __init__(self, num_agents: int, turns: Sequence[int] = (50, 100, 150, 200), threshold: int = 2500) -> None:
-        self.turns = torch.tensor(turns)
-        self.threshold = threshold
+    def __init__(self, num_agents: int, settings: RelaySettings = RelaySettings()) -> None:
+        self.settings = settings
+        self.turns = torch.tensor(settings.turns)
         self.active = torch.ones(num_agents, dtype=torch.bool)
-        self.turn = torch.full((num_agents,), int(turns[0]))
+        self.turn = torch.full((num_agents,), settings.turns[0])
         self.episode = -1
 
     def begin_episode(self, generators: Sequence[torch.Generator]) -> None:
@@ -44,9 +67,9 @@ class Relay:
         """Whether the SAC agent acts at this step of the episode (0-based), bool [A]."""
         return self.active & ((step // self.turn + self.episode) % 2 == 1)
 
-    def retire(self, positives: Tensor) -> None:
-        """At an episode's end: agents with enough positives [A] leave the relay for good."""
-        self.active &= positives < self.threshold
+    def retire(self, successes: Tensor) -> None:
+        """At an episode's end: agents of whom enough successes [A] are counted leave the relay for good."""
+        self.active &= successes < self.settings.threshold
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Everything that a checkpoint needs."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from furl_lightning.utils.errors import BadInput
+
 
 def cosine_reward(embedding: Tensor, goal: Tensor) -> Tensor:
     """Cosine of frames [A, B, D] and each agent's instruction [A, D]: [A, B]."""
@@ -44,7 +46,7 @@ class ZeroShotReward(nn.Module):
         strength: of the regularisation towards the baseline, 0 to 1.
 
     Raises:
-        ValueError: an instruction that embeds as the baseline does, which leaves no line between.
+        BadInput: an instruction that embeds as the baseline does, which leaves no line between.
     """
 
     text_embedding: Tensor
@@ -58,7 +60,7 @@ class ZeroShotReward(nn.Module):
         if baseline_embedding is not None:
             likeness = F.cosine_similarity(text_embedding, baseline_embedding[None], dim=-1)
             if likeness.max() > 1 - 1e-6:
-                raise ValueError("the baseline prompt and an instruction have the same embedding; write another one")
+                raise BadInput("the baseline prompt and an instruction have the same embedding; write another one")
 
     def forward(self, embedding: Tensor, agents: Tensor | None = None) -> Tensor:
         """Rewards [K, B] of frames [K, B, D], for all agents or the given ones (int64 [K])."""

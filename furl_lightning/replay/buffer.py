@@ -1,7 +1,8 @@
-"""The replay buffer: a TorchRL TensorDictReplayBuffer whose every entry is one step of all agents.
+"""The replay buffer: a ring of environment steps in a TorchRL storage.
 
-Entry t holds the agents' transitions [A, ...] of one environment step, so that writing is one copy
-and what is new since a checkpoint is one slice.
+An entry of the storage holds the transitions [A, ...] of all agents at one step, so that writing a
+step is one copy and the steps since a checkpoint are one slice. Steps are drawn here and not by a
+TorchRL sampler, because each agent draws from a generator of its own.
 """
 
 from __future__ import annotations
@@ -9,31 +10,50 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.data.replay_buffers.writers import RoundRobinWriter
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage
+
+from furl_lightning.utils.settings import AtLeast, Below, Settings
 
 FIELDS = ("observation", "action", "next_observation", "reward", "terminated", "embedding", "goal_distance")
 
+ReplayStorage = Literal["memory", "disk"]
 
-class Replay:
-    """Transitions of A agents, the last ``capacity`` steps of each.
+
+@dataclass(frozen=True)
+class ReplaySettings(Settings, option="data.replay"):
+    """Settings of the replay buffer and of the batches drawn from it."""
+
+    size: Annotated[int, AtLeast(1)] = 500_000
+    """Transitions kept for each agent."""
+    storage: ReplayStorage = "memory"
+    """memory: on the learner's device; disk: in the run's folder, for a buffer larger than memory."""
+    batch_size: Annotated[int, AtLeast(1)] = 256
+    """Transitions drawn for each agent and update."""
+    success_share: Annotated[float, Below(0, 1)] = 0.0
+    """Share of each batch that is drawn from episodes with a success, once there is one."""
+
+
+class ReplayBuffer:
+    """Transitions of A agents, the last ``capacity`` steps of each. Steps are numbered since the run began.
 
     Fields of a step: observation, next_observation float32 [A, obs]; action float32 [A, action];
     reward float32 [A]; terminated bool [A]; embedding of the frame after the action, float16
     [A, D]; goal_distance float32 [A], its L2 distance to the goal image's embedding.
 
     Args:
-        capacity: steps held.
-        device: where they are held, if in memory.
-        fields: those of the above that a method uses; no other is held.
-        folder: keep them in files in this folder instead, for a buffer larger than memory. The folder
-            is emptied first: it holds a copy to work on, what a run resumes from are its checkpoints.
+        capacity: number of steps.
+        device: of a buffer in memory.
+        fields: the fields to store; the others are not in the batches either.
+        folder: for memory-mapped files, where the buffer is larger than memory. The folder is emptied
+            first: its files do not outlive a run, which resumes from its checkpoints.
     """
 
     def __init__(
@@ -45,31 +65,42 @@ class Replay:
     ) -> None:
         self.capacity, self.fields, self.device, self.folder = capacity, tuple(fields), torch.device(device), folder
         if folder is None:
-            storage = LazyTensorStorage(capacity, device=device)
+            self.storage = LazyTensorStorage(capacity, device=device)
         else:
             self.close()
-            storage = LazyMemmapStorage(capacity, scratch_dir=folder)
-        self.buffer = TensorDictReplayBuffer(storage=storage, writer=RoundRobinWriter(), batch_size=1)
+            self.storage = LazyMemmapStorage(capacity, scratch_dir=folder)
         self.steps_written = 0
-        self._flat: dict[str, Tensor] = {}
+        self.origin = 0
+        """Number of the first step written, which lies at the storage's place 0; not 0 after :meth:`restore`."""
+        self._entries: dict[str, Tensor] = {}
+        self._num_entries = 0
 
     def __len__(self) -> int:
-        return min(self.steps_written, self.capacity)
+        return min(self.steps_written - self.origin, self.capacity)
 
     def extend(self, steps: TensorDictBase) -> None:
         """Append steps, batch size [T, A] with the fields above.
 
         Raises:
-            OSError: the first steps of a buffer on disk, and its folder has no room for all that may come.
+            OSError: the first steps of a buffer on disk, and its folder has no room for ``capacity`` steps.
         """
-        self._refuse_small_disk(steps)
-        self.buffer.extend(TensorDict(dict(steps.items()), steps.batch_size[:1]))
-        self.steps_written += steps.batch_size[0]
-        self._bind(steps.batch_size[1])
+        entries = TensorDict({name: steps[name] for name in self.fields}, steps.batch_size[:1])
+        first_write = not len(self.storage)
+        if first_write and self.folder is not None:
+            self._refuse_small_disk(entries)
+        start = self.steps_written
+        self.steps_written += len(entries)
+        for first, end in self.parts(start, longest=self.capacity):
+            place = self._place(first)
+            self.storage.set(slice(place, place + end - first), entries[first - start : end - start])
+        if first_write and self.folder is not None:
+            for path in self.folder.glob("*.memmap"):  # or a full disk would kill the process at a write
+                with path.open("rb+") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
     @property
     def oldest(self) -> int:
-        """Number of the oldest step that is held."""
+        """Number of the oldest step in the buffer."""
         return self.steps_written - len(self)
 
     @property
@@ -78,9 +109,14 @@ class Replay:
         return self.oldest
 
     @property
+    def num_agents(self) -> int:
+        """A; 0 before the first write."""
+        return self._views()[self.fields[0]].shape[1] if len(self.storage) else 0
+
+    @property
     def bytes_per_transition(self) -> int:
-        """What one agent's step takes; 0 before the first write."""
-        return sum(values[0].nbytes for values in self._flat.values())
+        """Size of one agent's step; 0 before the first write."""
+        return sum(values[0, 0].nbytes for values in self._views().values())
 
     def draw(self, batch_size: int, generators: Sequence[torch.Generator]) -> Tensor:
         """Numbers of steps, uniform with replacement, independent for each agent: int64 [A, B]."""
@@ -89,69 +125,85 @@ class Replay:
         return oldest + torch.stack([torch.randint(size, (batch_size,), generator=g) for g in generators])
 
     def sample(self, batch_size: int, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """The transitions that :meth:`draw` names, fields [A, B, ...]."""
+        """The transitions of the steps that :meth:`draw` returns, fields [A, B, ...]."""
         return self.at(self.draw(batch_size, generators))
 
     def at(self, number: Tensor) -> dict[str, Tensor]:
-        """The transitions of steps numbered [A, B] since the run began, fields [A, B, ...]."""
-        return {name: self._gather(name, number) for name in self.fields}
+        """The transitions of the steps numbered [A, B], fields [A, B, ...]."""
+        return self._gather(self.fields, number)
 
-    def _gather(self, name: str, number: Tensor) -> Tensor:
-        """One field of steps numbered [A, ...], which are held: [A, ..., field]."""
-        values = self._flat[name]
+    def _gather(self, names: Sequence[str], number: Tensor) -> dict[str, Tensor]:
+        """Fields of the steps numbered [A, ...]: [A, ..., field]."""
+        views = self._views()
         agent = torch.arange(self.num_agents).view(-1, *[1] * (number.dim() - 1))
-        row = (number % self.capacity) * self.num_agents + agent
-        return values.index_select(0, row.flatten().to(values.device)).unflatten(0, number.shape)
+        row = ((number - self.origin) % self.capacity * self.num_agents + agent).flatten().to(views[names[0]].device)
+        return {name: views[name].flatten(0, 1).index_select(0, row).unflatten(0, number.shape) for name in names}
 
     def last(self, count: int, field: str) -> Tensor:
         """One field of the last ``count`` steps, oldest first: [count, A, ...]."""
         return self.steps(self.steps_written - count, self.steps_written)[field]
 
     def steps(self, start: int, end: int) -> dict[str, Tensor]:
-        """All fields of the steps numbered start <= n < end since the run began, [end - start, A, ...]."""
+        """All fields of the steps start <= n < end, [end - start, A, ...]; views unless they wrap, see :meth:`parts`.
+
+        Raises:
+            ValueError: the buffer does not have all of them.
+        """
         if not self.oldest <= start <= end <= self.steps_written:
-            has = f"{self.oldest} to {self.steps_written}"
-            raise ValueError(f"steps {start} to {end} are not held; the buffer has {has}")
-        place = torch.arange(start, end) % self.capacity
-        stored = self.buffer.storage._storage
-        if len(place) and place[0] <= place[-1]:
-            return {name: stored[name][place[0] : place[-1] + 1] for name in self.fields}
-        return {name: stored[name][place] for name in self.fields}
+            raise ValueError(
+                f"steps {start} to {end} are not held; the buffer has {self.oldest} to {self.steps_written}"
+            )
+        first = self._place(start)
+        after_end = first + end - start - self.capacity
+        views = self._views()
+        if after_end <= 0:
+            return {name: values[first : first + end - start] for name, values in views.items()}
+        return {name: torch.cat([values[first:], values[:after_end]]) for name, values in views.items()}
+
+    def parts(self, start: int, longest: int) -> Iterator[tuple[int, int]]:
+        """Cut the steps from ``start`` on into ranges first <= n < end of steps that are neighbours in the storage.
+
+        Args:
+            start: number of the first step.
+            longest: most steps in a range.
+        """
+        while start < self.steps_written:
+            end = min(start + longest, start + self.capacity - self._place(start), self.steps_written)
+            yield start, end
+            start = end
 
     def restore(self, steps: Mapping[str, Tensor], end: int) -> None:
-        """Put back what :meth:`steps` gave for steps up to number ``end`` - 1, as far as they fit."""
-        held = {name: steps[name][-self.capacity :] for name in self.fields}
-        self._refuse_small_disk(held)
-        length, num_agents = held["reward"].shape
-        place = torch.arange(end - length, end) % self.capacity
-        self.buffer.storage.set(place, TensorDict(held, [length]))
-        writer_state = self.buffer.writer.state_dict()
-        self.buffer.writer.load_state_dict({**writer_state, "_cursor": end % self.capacity})
-        self.steps_written = end
-        self._bind(num_agents)
+        """Append what :meth:`steps` returned for steps up to number ``end`` - 1.
+
+        If they do not follow those in the buffer, the buffer begins anew with them.
+        """
+        values = {name: steps[name][-self.capacity :] for name in self.fields}
+        length, num_agents = values["reward"].shape
+        if self.steps_written != end - length:
+            self.origin = self.steps_written = end - length
+        self.extend(TensorDict(values, [length, num_agents]))
 
     def close(self) -> None:
         """Remove the files of a buffer on disk."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _refuse_small_disk(self, steps: TensorDictBase) -> None:
-        if self.folder is None or self._flat:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        needed = self.capacity * sum(values[0].numel() * values.element_size() for values in steps.values())
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise OSError(
-                errno.ENOSPC, f"the replay buffer needs {needed:,} bytes, {free:,} are free", str(self.folder)
-            )
+    def _place(self, number: int) -> int:
+        """Where the storage has a step."""
+        return (number - self.origin) % self.capacity
 
-    def _bind(self, num_agents: int) -> None:
-        if not self._flat:  # the storage takes its memory at the first write
-            stored = self.buffer.storage._storage
-            if self.folder is not None:
-                for path in self.folder.glob("*.memmap"):  # or a full disk would kill the process at a write
-                    with path.open("rb+") as file:
-                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            self._flat = {name: stored[name].flatten(0, 1) for name in self.fields}
-            self.num_agents = num_agents
+    def _views(self) -> dict[str, Tensor]:
+        """The storage's fields, [entries, A, ...]; none before the first write."""
+        if self._num_entries != len(self.storage):  # only while the ring is not full
+            entries = self.storage[:]
+            self._entries = {name: entries[name] for name in self.fields}
+            self._num_entries = len(self.storage)
+        return self._entries
+
+    def _refuse_small_disk(self, entries: TensorDict) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        size = self.capacity * sum(values[0].nbytes for values in entries.values())
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            raise OSError(errno.ENOSPC, f"the replay buffer needs {size:,} bytes, {free:,} are free", str(self.folder))

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from furl_lightning.utils.durable import write_file
+from furl_lightning.utils.errors import BadInput
 
 
-class FolderRefused(ValueError):
+class FolderRefused(BadInput):
     """A run cannot be started or resumed in this folder."""
 
 
@@ -32,10 +33,10 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     def refuse_if_taken(self) -> None:
-        """A new run wants a folder that does not exist, is empty, or has nothing but a start that was cut off.
+        """A new run needs a folder that does not exist, is empty, or holds only what a start that was cut off left.
 
         Raises:
-            FolderRefused: there is something in it.
+            FolderRefused: it holds something else.
         """
         if self.path.exists() and any(not self._is_left_by_a_start(path) for path in self.path.iterdir()):
             resume = (
@@ -46,7 +47,7 @@ class RunFolder:
             raise FolderRefused(f"the run folder {self.path} exists already; {resume}choose another --name")
 
     def _is_left_by_a_start(self, path: Path) -> bool:
-        """Whether it is there before training begins, which is when the first checkpoint is saved."""
+        """Whether furl-fit writes it before training begins, which is when the first checkpoint is saved."""
         if path == self.checkpoints:
             return not any(path.glob("*.ckpt"))
         return (
@@ -56,12 +57,12 @@ class RunFolder:
         )
 
     def newest_config(self) -> Path | None:
-        """The configuration that the run had last, if it has one: of config.yaml, config-2.yaml and so on."""
-        found = [path for path in (self.config, *self.path.glob("config-*.yaml")) if path.is_file()]
-        return max(found, key=self._number, default=None)
+        """The last of config.yaml, config-2.yaml and so on, None where there is none."""
+        paths = [path for path in (self.config, *self.path.glob("config-*.yaml")) if path.is_file()]
+        return max(paths, key=self._number, default=None)
 
     def write_config(self, text: str, resumes: bool) -> None:
-        """Keep a configuration: a new run's as config.yaml, a resumed one's that differs under the next free name."""
+        """Write a new run's configuration as config.yaml, and a resumed run's, if it differs, under the next name."""
         newest = self.newest_config() if resumes else None
         if newest is None:
             path = self.config
@@ -76,24 +77,24 @@ class RunFolder:
         number = config.stem.removeprefix("config").removeprefix("-")
         return int(number) if number.isdecimal() else 1
 
-    def checkpoint(self, asked: str) -> Path:
+    def checkpoint(self, name: str) -> Path:
         """The checkpoint file to resume from: ``last`` or a path.
 
         Raises:
             FolderRefused: it does not exist.
         """
-        path = self.checkpoints / "last.ckpt" if asked == "last" else Path(asked)
+        path = self.checkpoints / "last.ckpt" if name == "last" else Path(name)
         if not path.is_file():
-            there = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-            hint = f"there are: {', '.join(there)}" if there else "start the run without --ckpt_path"
+            others = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+            hint = f"there are: {', '.join(others)}" if others else "start the run without --ckpt_path"
             raise FolderRefused(f"no checkpoint at {path}; {hint}")
         return path
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process within the block.
+        """A context that locks the folder for this process.
 
-        The lock is taken off, not left to the closing of its file: a child forked in between has that file too.
+        The lock is released explicitly, not by closing its file: a child forked in between has that file open too.
 
         Raises:
             FolderRefused: another process is writing to it.
@@ -118,7 +119,7 @@ class RunFolder:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the run's folder by its ``.lock``; another machine's on a file system that tells."""
+    """Whether a process has locked this ``.lock``; one on another machine counts where the file system shares locks."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -25,18 +25,18 @@ HEADER = ("env_steps", "metric", "value")
 class MetricsCSV(Logger):
     """Appends ``env_steps,metric,value`` rows to ``metrics.csv``.
 
-    While the disk is full, rows wait in memory.
+    While the disk is full, rows are queued in memory.
 
     Args:
         path: the file.
-        resume_at: drop rows past this number of environment steps: the run will write them again.
+        resume_at: drop rows past this number of environment steps, which the resumed run will write again.
     """
 
     def __init__(self, path: Path, resume_at: int | None = None) -> None:
         super().__init__()
         self.path, self.resume_at = path, resume_at
         self._file: io.FileIO | None = None
-        self._waiting = b""
+        self._queue = b""
 
     @property
     def name(self) -> str:
@@ -45,16 +45,16 @@ class MetricsCSV(Logger):
 
     @property
     def version(self) -> str:
-        """None is kept: a folder is one run."""
+        """Empty: a folder is one run."""
         return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a row for each metric; where the disk does not let us, warn and keep them for later."""
-        self._waiting += _lines((step, name, repr(float(v))) for name, v in metrics.items())
+        """Append a row for each metric; if the disk refuses them, warn and keep them for later."""
+        self._queue += _lines((step, name, repr(float(v))) for name, v in metrics.items())
         try:
             self._write()
         except OSError as error:
-            tqdm.write(f"furl-fit: {self.path}: {error.strerror}; its rows wait in memory", file=sys.stderr)
+            tqdm.write(f"furl-fit: {self.path}: {error.strerror}; its rows are queued in memory", file=sys.stderr)
 
     def flush(self) -> None:
         """Wait until every row is on the disk.
@@ -62,7 +62,7 @@ class MetricsCSV(Logger):
         Raises:
             OSError: it is full or the like.
         """
-        if self._waiting or self._file is not None:
+        if self._queue or self._file is not None:
             self._write()
             assert self._file is not None
             os.fsync(self._file.fileno())
@@ -70,17 +70,17 @@ class MetricsCSV(Logger):
     def _write(self) -> None:
         if self._file is None:
             self._file = self._open()
-        while self._waiting:  # unbuffered: what a full disk takes of a row is known, and is not written again
-            self._waiting = self._waiting[self._file.write(self._waiting) :]
+        while self._queue:  # unbuffered: how much of a row a full disk took is known, and that is not repeated
+            self._queue = self._queue[self._file.write(self._queue) :]
 
     def _open(self) -> io.FileIO:
-        kept = []
+        before = []
         if self.resume_at is not None and self.path.exists():
             with self.path.open(newline="", errors="replace") as file:
                 # A crash may have torn the last row; those up to a checkpoint were flushed before it.
                 rows = [row for row in csv.reader(file) if len(row) == len(HEADER) and row[0].isdecimal()]
-            kept = [row for row in rows if int(row[0]) <= self.resume_at]
-        write_file(self.path, lambda part: part.write_bytes(_lines([HEADER, *kept])))
+            before = [row for row in rows if int(row[0]) <= self.resume_at]
+        write_file(self.path, lambda part: part.write_bytes(_lines([HEADER, *before])))
         return self.path.open("ab", buffering=0)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -93,7 +93,7 @@ class MetricsCSV(Logger):
                 self._write()
             self._file.close()
             self._file = None
-            self.resume_at = sys.maxsize  # should more come, it goes after what is there
+            self.resume_at = sys.maxsize  # should more rows come, they are appended
 
 
 def _lines(rows: Iterable[Sequence[Any]]) -> bytes:

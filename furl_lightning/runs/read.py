@@ -11,13 +11,16 @@ import yaml
 
 from furl_lightning.runs.folder import is_locked
 from furl_lightning.runs.metrics_csv import HEADER
-from furl_lightning.tasks import Agent, task_names
+from furl_lightning.tasks import Agent, UnknownTask, task_names
+from furl_lightning.utils.errors import BadInput
 
-Settings = dict[str, dict[str, Any]]
-"""A run's arguments by ``model`` and ``data``, as in its config.yaml."""
+Configuration = dict[str, dict[str, Any]]
+"""A run's settings by ``model`` and ``data``, nested as in its config.yaml."""
+REQUIRED = ("model.vlm", "data.tasks", "data.seeds", "data.env_steps", "data.env.goal")
+"""Settings without which a run cannot be read; others have defaults."""
 
 
-class NoRun(ValueError):
+class NoRun(BadInput):
     """A folder that holds no run of furl-fit."""
 
 
@@ -26,7 +29,7 @@ class Run:
     """A finished, running, stopped or resumed run."""
 
     folder: Path
-    settings: Settings
+    settings: Configuration
     agents: list[Agent]
     success: dict[Agent, dict[int, float]]
     """Success at the last step, 0 to 1, of each evaluation, by environment steps."""
@@ -41,7 +44,7 @@ class Run:
     @property
     def goal(self) -> str:
         """The goal mode."""
-        return str(self.settings["data"]["goal"])
+        return str(self.settings["data"]["env"]["goal"])
 
     @property
     def length(self) -> int:
@@ -51,7 +54,7 @@ class Run:
     @property
     def evaluated(self) -> int:
         """Environment steps of the newest evaluation, 0 where there is none."""
-        return max((steps for found in self.success.values() for steps in found), default=0)
+        return max((steps for evaluations in self.success.values() for steps in evaluations), default=0)
 
     @property
     def state(self) -> str:
@@ -78,20 +81,13 @@ def read(folder: Path) -> Run:
         raise NoRun(f"{folder} is no run of furl-fit: it has no config.yaml{hint}")
     if not metrics.is_file():
         raise NoRun(f"{folder} has no metrics.csv yet")
-    try:
-        written = yaml.safe_load(configs[-1].read_text())
-        settings = {part: dict(written[part]) for part in ("model", "data")}
-        data = settings["data"]
-        agents = [Agent(task, int(seed)) for task in task_names(data["tasks"]) for seed in data["seeds"]]
-        _ = data["goal"], int(data["env_steps"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise NoRun(f"{configs[-1]} is no configuration of furl-fit: {' '.join(str(error).split())}") from error
-    several = len(data["seeds"]) > 1
+    settings, agents = _read_config(configs[-1])
+    several = len({agent.seed for agent in agents}) > 1
     success: dict[Agent, dict[int, float]] = {agent: {} for agent in agents}
     training: dict[Agent, dict[int, float]] = {agent: {} for agent in agents}
-    tags = {
-        f"{tag}/{agent if several else agent.task}": found[agent]
-        for tag, found in (("eval/success", success), ("train/success", training))
+    series = {
+        f"{tag}/{agent if several else agent.task}": values[agent]
+        for tag, values in (("eval/success", success), ("train/success", training))
         for agent in agents
     }
     reached, before, seconds = 0, 0, 0.0
@@ -105,58 +101,102 @@ def read(folder: Path) -> Run:
             except (IndexError, ValueError):  # the last row of a run that is writing
                 continue
             reached = max(reached, steps)
-            if tag in tags:
-                tags[tag][steps] = value
+            if tag in series:
+                series[tag][steps] = value
             elif tag == "perf/env_steps_per_s" and value > 0:
                 seconds += (steps - before) * len(agents) / value
                 before = steps
     return Run(folder, settings, agents, success, training, reached, seconds, is_locked(folder / ".lock"))
 
 
-def method(settings: Settings) -> str:
-    """The method's name as the paper has it, from what is switched on."""
+def _read_config(path: Path) -> tuple[Configuration, list[Agent]]:
+    """The settings, and the population that they name.
+
+    Raises:
+        NoRun: the file is no configuration of furl-fit, or one of a version with other settings.
+    """
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise NoRun(f"{path} is no configuration of furl-fit: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise NoRun(f"{path} is no configuration of furl-fit: it has no settings")
+    settings = {part: config.get(part) or {} for part in ("model", "data")}
+    lacking = [name for name in REQUIRED if not _has(settings, name)]
+    if lacking:
+        raise NoRun(f"{path} is no configuration of this version of furl-fit: it has no {', '.join(lacking)}")
+    data = settings["data"]
+    if not isinstance(data["seeds"], list) or not isinstance(data["env_steps"], int):
+        raise NoRun(f"{path} is no configuration of furl-fit: data.seeds must be a list, data.env_steps a whole number")
+    try:
+        tasks = task_names(data["tasks"])
+    except UnknownTask as error:
+        raise NoRun(f"{path}: {error}") from error
+    return settings, [Agent(task, seed) for task in tasks for seed in data["seeds"]]
+
+
+def _has(settings: Any, name: str) -> bool:
+    """Whether there is a setting with this dotted name."""
+    for part in name.split("."):
+        if not isinstance(settings, dict) or part not in settings:
+            return False
+        settings = settings[part]
+    return True
+
+
+def method(settings: Configuration) -> str:
+    """The method's name as in the paper, from what is switched on."""
     model, data = settings["model"], settings["data"]
-    reward, relay = model.get("reward", "aligned"), model.get("relay", True)
+    source = model.get("reward", {}).get("source", "aligned")
+    relay = model.get("relay", {}).get("enabled", True)
+    env = data.get("env", {})
     if model["vlm"] is None:
         name = "SAC"
-    elif reward == "aligned" and relay:
-        name = "FuRL without goal image" if data["goal_image"] is False else "FuRL"  # null stands for true here
-    elif reward == "aligned":
+    elif source == "aligned" and relay:
+        name = "FuRL without goal image" if data.get("goal_image") is False else "FuRL"  # null stands for true here
+    elif source == "aligned":
         name = "Align"
     else:
-        name = ("Relay" if relay else "VLM") + (", goal baseline" if reward == "goal_baseline" else "")
-    if data.get("obs", "state") != "state":
-        name += f", {data['obs']}"
-    return name + (", dense reward" if data["reward"] == "dense" else "")
+        name = ("Relay" if relay else "VLM") + (", goal baseline" if source == "goal_baseline" else "")
+    if env.get("obs", "state") != "state":
+        name += f", {env['obs']}"
+    return name + (", dense reward" if env.get("reward") == "dense" else "")
 
 
-LENGTHS = (
-    *("tasks", "seeds", "goal", "env_steps", "eval_every", "eval_episodes"),
-    *("save_every", "save_top_k", "num_workers", "log_every", "replay_storage"),
+EXTENT = (
+    *("data.tasks", "data.seeds", "data.env_steps", "data.env.goal", "data.evaluation", "data.checkpoints"),
+    *("data.collection.num_workers", "data.replay.storage", "model.log_every"),
 )
-"""Settings by which runs of one method may differ."""
-NAMED = ("reward", "relay", "goal_image", "obs")
+"""Settings, or groups of them, by which runs of one method may differ: how long, how often, on what and where."""
+NAMED = ("model.reward.source", "model.relay.enabled", "data.goal_image", "data.env.obs", "data.env.reward")
 """Settings that the method's name tells already."""
 
 
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names; a class with its arguments is one value."""
+    if not isinstance(settings, dict) or not settings or "class_path" in settings:
+        return {prefix: settings}
+    parts = (flat(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in settings.items())
+    return {name: value for part in parts for name, value in part.items()}
+
+
 def labels(runs: list[Run]) -> list[str]:
-    """Names that tell methods apart: the method, and the settings in which runs of that name differ."""
-    flat = [
-        {
-            name: _short(value)
-            for part in run.settings.values()
-            for name, value in part.items()
-            if name not in LENGTHS + NAMED
-        }
+    """Names that tell methods apart: the method, and the settings in which runs of that method differ."""
+    names = [method(run.settings) for run in runs]
+    texts = [
+        {name: _short(value) for name, value in flat(run.settings).items() if not _is_in(name, EXTENT + NAMED)}
         for run in runs
     ]
-    names = [method(run.settings) for run in runs]
-    found = []
-    for name, own in zip(names, flat, strict=True):
-        alike = [other for other_name, other in zip(names, flat, strict=True) if other_name == name]
-        differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
-        found.append(", ".join([name, *(f"{key}={own[key]}" for key in differing)]))
-    return found
+    labels = []
+    for method_name, settings in zip(names, texts, strict=True):
+        alike = [others for other_name, others in zip(names, texts, strict=True) if other_name == method_name]
+        differing = [name for name in settings if any(others.get(name) != settings[name] for others in alike)]
+        labels.append(", ".join([method_name, *(f"{name.partition('.')[2]}={settings[name]}" for name in differing)]))
+    return labels
+
+
+def _is_in(name: str, groups: tuple[str, ...]) -> bool:
+    return any(name == group or name.startswith(f"{group}.") for group in groups)
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""TensorBoard's events, without which a run goes on where the disk is full."""
+"""TensorBoard's events; a full disk loses some of them, and the run goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TensorBoard(TensorBoardLogger):
             super().log_metrics(metrics, step)
 
     def flush(self) -> None:
-        """Write what TensorBoard has queued (for two minutes, else)."""
+        """Write what TensorBoard has queued; of itself it does so every two minutes."""
         with self.losing():
             if self._experiment is not None:
                 self._experiment.flush()
@@ -31,17 +31,17 @@ class TensorBoard(TensorBoardLogger):
 
     @contextlib.contextmanager
     def losing(self) -> Iterator[None]:
-        """A context in which events that cannot be written are lost, and no error."""
+        """A context in which events that cannot be written are lost without an error."""
         try:
             yield
-        except (OSError, ValueError) as error:  # Lightning's ValueError is of whatever went wrong
+        except (OSError, ValueError) as error:  # Lightning raises a ValueError from whatever went wrong
             if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
                 raise
             self._experiment = None  # its writer has ended; the next event opens another file
 
 
 def silence_writer_thread() -> None:
-    """Print no traceback when TensorBoard's thread meets a full disk: it tells the next event."""
+    """Print no traceback when TensorBoard's thread meets a full disk: the next event raises the error again."""
     threading.excepthook = _excepthook
 
 

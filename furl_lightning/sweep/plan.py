@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from furl_lightning.commands.config_files import expand, load
 from furl_lightning.commands.fit import check
 from furl_lightning.envs.simulator import GoalMode
 from furl_lightning.sweep.trial import Trial
-from furl_lightning.tasks import UnknownTask, task_names
+from furl_lightning.tasks import task_names
 from furl_lightning.utils.errors import BadInput
 
 
@@ -23,17 +24,17 @@ class Sweep:
     """What a sweep file says.
 
     Args:
-        methods: configurations of furl-fit by method, each laid over those before it.
+        methods: configuration files of furl-fit for each method, each laid over those before it.
         goals: goal modes.
         tasks: Meta-World tasks or sets of them, as in data.tasks.
         seeds: each method is trained with every one, in every goal mode, on every task.
         agents_per_trial: agents (task and seed) that one furl-fit trains, at most.
-        common: configurations under all methods.
-        settings: a configuration over all methods, written out.
+        common: configuration files under those of all methods.
+        settings: settings of furl-fit over those of all methods, as in a configuration file.
         cpus: CPUs of a trial, in Ray's counting; its threads too.
         gpus: GPUs of a trial; 0.25 puts four trials on one.
         retries: how often a trial may be lost or fail before it is given up.
-        runs: folder in which sweeps lie, each under its name; all nodes see it, unless storage is given.
+        runs: folder in which sweeps lie, each under its name; all nodes see it, unless there is a storage.
         storage: fsspec URL, such as s3://bucket/sweeps, through which trials' folders go from node to node.
         name: of the sweep (default: the sweep file's).
     """
@@ -61,19 +62,18 @@ class Sweep:
         self._refuse_values()
         try:
             names = task_names(self.tasks)
-        except UnknownTask as error:
+        except BadInput as error:
             raise BadInput(f"tasks: {error}") from error
-        common = [_read(path, "common") for path in self.common]
-        found = []
-        texts = {method: [*common, *(_read(path, f"methods.{method}") for path in paths)]
-                 for method, paths in self.methods.items()}  # fmt: skip
-        lengths = {method: self._check(method, names, texts[method]) for method in self.methods}
+        common = _texts(self.common, "common")
+        texts = {method: common + _texts(paths, f"methods.{method}") for method, paths in self.methods.items()}
+        lengths = {method: self._length(method, names, texts[method]) for method in self.methods}
+        trials = []
         for tasks, seeds in shares(names, self.seeds, self.agents_per_trial):
             for method, goal in itertools.product(self.methods, self.goals):
                 part = f"{_span([*tasks])}-seed{_span([*map(str, seeds)])}"
                 configs = (*texts[method], *self._over(goal, tasks, seeds))
-                found.append(Trial(f"{method}-{goal}-{part}", method, goal, tasks, seeds, lengths[method], configs))
-        return found
+                trials.append(Trial(f"{method}-{goal}-{part}", method, goal, tasks, seeds, lengths[method], configs))
+        return trials
 
     def _refuse_values(self) -> None:
         if not self.methods:
@@ -100,11 +100,12 @@ class Sweep:
             raise BadInput(f"retries must not be negative, but is {self.retries}")
 
     def _over(self, goal: str, tasks: tuple[str, ...], seeds: tuple[int, ...]) -> list[str]:
-        own = {"data": {"goal": goal, "tasks": list(tasks), "seeds": list(seeds)}}
-        return [yaml.safe_dump(part) for part in (self.settings, own) if part]
+        """What is laid over a method's configuration: settings of the sweep's, and the trial's share."""
+        share = {"data": {"env": {"goal": goal}, "tasks": list(tasks), "seeds": list(seeds)}}
+        return [yaml.safe_dump(settings) for settings in (self.settings, share) if settings]
 
-    def _check(self, method: str, tasks: list[str], texts: list[str]) -> int:
-        """Let furl-fit look at a method's configuration; returns the run's length."""
+    def _length(self, method: str, tasks: list[str], texts: list[str]) -> int:
+        """Environment steps of a method's runs, by a furl-fit that only checks its configuration."""
         argv = []
         with tempfile.TemporaryDirectory() as folder:
             for number, text in enumerate([*texts, *self._over(self.goals[0], tuple(tasks), tuple(self.seeds))]):
@@ -112,7 +113,7 @@ class Sweep:
                 path.write_text(text)
                 argv += ["--config", str(path)]
             try:
-                return check(argv).env_steps_total
+                return check(argv).env_steps
             except BadInput as error:
                 raise BadInput(f"method {method}: {error}") from error
 
@@ -129,14 +130,9 @@ def _span(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{parts[0]}-to-{parts[-1]}"
 
 
-def _read(path: str, where: str) -> str:
+def _texts(paths: list[str], option: str) -> list[str]:
+    """The files, and those that they are based on, as YAML texts to be laid over each other."""
     try:
-        text = Path(path).read_text()
-        written = yaml.safe_load(text)
-    except OSError:
-        raise BadInput(f"{where}: there is no file {path} (seen from {Path.cwd()})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{where}: {path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(written, dict):
-        raise BadInput(f"{where}: {path} is no configuration of furl-fit")
-    return text
+        return [yaml.safe_dump(load(path)) for path in expand(paths)]
+    except BadInput as error:
+        raise BadInput(f"{option}: {error}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from furl_lightning.utils.durable import PART, link_file
+from furl_lightning.utils.errors import BadInput
 
 Stamp = tuple[int, int]
 """Size and time of change."""
@@ -24,25 +25,26 @@ class RunStorage:
         folder: the same on this machine.
 
     Raises:
-        ImportError: the URL's kind needs a package that is not installed.
-        ValueError: there is no such kind.
+        BadInput: there is no such kind of URL, or it needs a package that is not installed.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
-        from fsspec.core import url_to_fs
-
         self.folder = folder
         self._fs: Any
-        self._fs, root = url_to_fs(url)
+        try:
+            from fsspec.core import url_to_fs
+
+            self._fs, root = url_to_fs(url)
+        except (ImportError, ValueError) as error:  # what fsspec raises for a URL
+            raise BadInput(f"storage: {' '.join(str(error).split())}") from error
         self._root = str(root).rstrip("/")
         self._there: dict[str, Stamp] = {}
 
     def fetch(self, name: str, checkpoints: bool = True) -> None:
-        """Bring a run and its log here, as far as they are there."""
-        there = self._path(name)
-        found = self._fs.find(there) if self._fs.exists(there) else []
-        log = self._path(f"{name}.log")
-        for path in [*found, *([log] if self._fs.exists(log) else [])]:
+        """Copy a run and its log to this machine, as far as the storage has them."""
+        run, log = self._path(name), self._path(f"{name}.log")
+        paths = self._fs.find(run) if self._fs.exists(run) else []
+        for path in [*paths, *([log] if self._fs.exists(log) else [])]:
             relative = posixpath.relpath(path, self._path(""))
             if not checkpoints and relative.startswith(f"{name}/checkpoints/"):
                 continue
@@ -55,7 +57,7 @@ class RunStorage:
             link_file(newest, newest.with_name("last.ckpt"))
 
     def push(self, name: str, final: bool = False) -> None:
-        """Bring a run there if it has a checkpoint that is not there yet, or if this is the last push."""
+        """Copy a run to the storage if it has a checkpoint that is not there yet, or if this is the last push."""
         steps = [f"{name}/checkpoints/{path.name}" for path in (self.folder / name).glob("checkpoints/step-*.ckpt")]
         if not final and all(step in self._there for step in steps):
             return
@@ -66,7 +68,7 @@ class RunStorage:
                     self._fs.makedirs(posixpath.dirname(self._path(relative)), exist_ok=True)
                     self._fs.put_file(str(self.folder / relative), self._path(relative))
                     self._there[relative] = stamp
-        except FileNotFoundError:  # a later save has just removed it: the next push finds that
+        except FileNotFoundError:  # a later save has just removed it: the next push will notice
             return
         local = self._local(name)
         for relative in [path for path in self._there if path not in local]:

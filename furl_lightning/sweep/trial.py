@@ -20,10 +20,11 @@ from pathlib import Path
 
 from furl_lightning.runs.folder import is_locked
 from furl_lightning.sweep.run_storage import RunStorage
+from furl_lightning.utils.errors import BadInput
 
 POLL_SECONDS = 0.5
 NOWHERE = "http://127.0.0.1:9"
-"""A proxy that does not exist."""
+"""The address of a proxy that does not exist."""
 LOCK_SECONDS = 60.0
 """How long the process of an earlier attempt may take to die."""
 
@@ -35,8 +36,8 @@ class TrialFailed(RuntimeError):
     """An attempt ended badly; another may go on from the last checkpoint."""
 
 
-class TrialRefused(ValueError):
-    """furl-fit, or the node, cannot do it, however often it is asked."""
+class TrialRefused(BadInput):
+    """furl-fit refuses the configuration, or the node the folder: another attempt would end in the same way."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def run(trial: Trial, place: Place, report: Report) -> bool:
         run_folder, log = folder / trial.name, folder / f"{trial.name}.log"
         _wait_until_free(run_folder)
         newest = newest_whole(run_folder / "checkpoints")
-        if newest is not None and steps_of(newest) >= trial.env_steps:  # only the news of it was lost
+        if newest is not None and steps_of(newest) >= trial.env_steps:  # only the message was lost
             return True
         with tempfile.TemporaryDirectory(prefix="furl-sweep-") as configs, log.open("ab") as output:
             command = [sys.executable, "-m", "furl_lightning.fit_process", str(os.getpid())]
@@ -109,7 +110,7 @@ def run(trial: Trial, place: Place, report: Report) -> bool:
             command += ["--runs", str(folder), "--name", trial.name, "--trainer.enable_progress_bar", "false"]
             if newest is not None:
                 command += ["--ckpt_path", str(newest)]
-            begun = output.tell()
+            start = output.tell()
             status = _watch(command, place, run_folder, output.fileno(), storage, report)
         if storage is not None:
             storage.push(trial.name, final=True)
@@ -117,7 +118,7 @@ def run(trial: Trial, place: Place, report: Report) -> bool:
             return True
         if status == 128 + signal.SIGTERM:
             return False
-        last = last_line(log, begun) or f"furl-fit ended with status {status}"
+        last = last_line(log, start) or f"furl-fit ended with status {status}"
         raise (TrialRefused if status == 2 else TrialFailed)(last)
 
 
@@ -216,13 +217,13 @@ def steps_made(run_folder: Path) -> int:
             rows = file.read().split(b"\n")[:-1]  # what follows the last end of a line is not whole
     except OSError:
         return 0
-    found = [row.split(b",")[0] for row in rows[1:]]
-    return max((int(steps) for steps in found if steps.isdigit()), default=0)
+    steps = [row.split(b",")[0] for row in rows[1:]]
+    return max((int(number) for number in steps if number.isdigit()), default=0)
 
 
-def last_line(log: Path, begun: int = 0) -> str:
-    """The last line that says something, of those after ``begun`` bytes."""
+def last_line(log: Path, start: int = 0) -> str:
+    """The last line that says something, of those after ``start`` bytes."""
     with log.open("rb") as file:
-        file.seek(begun)
+        file.seek(start)
         lines = [" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if line), "")

@@ -21,13 +21,14 @@ from tqdm import tqdm
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.replay.journal import DamagedFile, verify
 from furl_lightning.tasks import EPISODE_STEPS
+from furl_lightning.training.divergence import refuse_nan_parameters
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.utils.durable import PART, link_file, make_folder, write_file
 from furl_lightning.utils.stopping import Stopping
 
 
 class Checkpoints(Callback):
-    """Saves at the beginning, every ``data.save_every`` environment steps, at the end, and when told to stop.
+    """Saves at the beginning, every ``data.checkpoints.every`` environment steps, at the end, and when told to stop.
 
     A checkpoint gets its name when all that belongs to it is flushed to the disk; older ones and the
     files that only they need are removed after that. A full disk ends a save with a warning:
@@ -63,7 +64,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save where it is time to, and stop where a signal has come."""
         data = _data(trainer)
-        due = data.env_steps % data.save_every < data.steps_per_iteration
+        due = data.env_steps % data.checkpoints.every < data.steps_per_iteration
         again = self.failed and data.env_steps % EPISODE_STEPS == 0
         stop = self.stopping.signal is not None
         if due or again or stop or data.env_steps >= data.env_steps_total:
@@ -89,13 +90,13 @@ class Checkpoints(Callback):
         """
         data, module = _data(trainer), trainer.lightning_module
         assert isinstance(module, FuRLModule)
-        module.refuse_nonfinite(data.env_steps)
+        refuse_nan_parameters(module.built, module.agents, data.env_steps)
         try:
             for logger in trainer.loggers:  # what it has logged is part of a checkpoint
                 getattr(logger, "flush", logger.save)()
             make_folder(self.folder)
             self._remove_parts()
-            data.journal.save(data.replay, data.memory)
+            data.experience.save_rings()
             path = self.folder / f"step-{data.env_steps:09d}.ckpt"
             trainer.save_checkpoint(path)
             link_file(path, self.folder / "last.ckpt")
@@ -111,15 +112,15 @@ class Checkpoints(Callback):
             return
         self.failed = False
         self.saved_steps = data.env_steps
-        self._needs[path] = {entry["file"] for entry in data.journal.entries}
-        self._remove_old(path, data.save_top_k)
+        self._needs[path] = {entry["file"] for entry in data.experience.journal.entries}
+        self._remove_old(path, data.checkpoints.keep)
 
-    def _remove_old(self, newest: Path, save_top_k: int) -> None:
+    def _remove_old(self, newest: Path, keep: int) -> None:
         """Remove all but the newest checkpoints, then the ring files that none of these needs.
 
         Later ones than the newest are of a run that was given up by resuming from an earlier one.
         """
-        kept = sorted(path for path in self.folder.glob("step-*.ckpt") if path <= newest)[-save_top_k:]
+        kept = sorted(path for path in self.folder.glob("step-*.ckpt") if path <= newest)[-keep:]
         for path in self.folder.glob("step-*.ckpt"):
             if path not in kept:
                 path.unlink()

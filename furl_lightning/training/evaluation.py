@@ -14,9 +14,11 @@ from torch import Tensor
 
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.data.policy import DeterministicPolicy
-from furl_lightning.envs.fleet import SimulatorSettings
-from furl_lightning.envs.metaworld import MetaWorldEnv, RewardKind
+from furl_lightning.envs.metaworld import MetaWorldEnv
+from furl_lightning.envs.settings import RewardKind
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.tasks import EPISODE_STEPS, Agent
+from furl_lightning.training.metrics_log import log_agents
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.utils.stopping import Stopping
 
@@ -37,13 +39,13 @@ class Evaluator:
         settings: SimulatorSettings,
         num_workers: int = 0,
         reward: RewardKind = "sparse",
-        frame_size: int | None = None,
+        pixel_size: int | None = None,
     ) -> None:
         self.offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
-        own = [Agent(agent.task, agent.seed + self.offset) for agent in agents]
-        if frame_size is None:
+        placed = [Agent(agent.task, agent.seed + self.offset) for agent in agents]
+        if pixel_size is None:
             settings = replace(settings, render=None)
-        self.env = MetaWorldEnv(own, settings, num_workers, reward, frame_size)
+        self.env = MetaWorldEnv(placed, settings, num_workers, reward, pixel_size)
         self._start = self.env.fleet.random_states()
 
     def evaluate(
@@ -89,7 +91,7 @@ class Evaluator:
 
 
 class Evaluation(Callback):
-    """Evaluates every ``data.eval_every`` environment steps and at the end; prints the last as a table.
+    """Evaluates every ``data.evaluation.every`` environment steps and at the end; prints the last as a table.
 
     A signal stops an evaluation between two episodes; the run that is resumed makes it up.
 
@@ -116,28 +118,31 @@ class Evaluation(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make up for an evaluation that was cut off."""
         if self._owed:
-            self._evaluate(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+            self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluate where it is time to."""
         data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        due = data.env_steps % data.eval_every < data.steps_per_iteration
+        due = data.env_steps % data.evaluation.every < data.steps_per_iteration
         if due or data.env_steps >= data.env_steps_total:
-            self._evaluate(pl_module, data)
+            self._evaluate(trainer, pl_module)
 
-    def _evaluate(self, module: LightningModule, data: FuRLDataModule) -> None:
+    def _evaluate(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, FuRLModule)
+        data = module.data
         if self._evaluator is None:
-            self._evaluator = Evaluator(data.agents, data.settings, data.num_workers, data.reward_kind, data.frame_size)
-        policy = DeterministicPolicy(module.evaluated_agent, data.frame_stack())
+            workers, reward = data.collection_settings.num_workers, data.env_settings.reward
+            self._evaluator = Evaluator(data.agents, data.simulators, workers, reward, data.pixel_size)
+        policy = DeterministicPolicy(module.built.evaluated_agent, data.frame_stack())
         goes_on = data.env_steps < data.env_steps_total  # there is no run to resume that would make up for the last
         stop = lambda: goes_on and self.stopping.signal is not None  # noqa: E731
-        results = self._evaluator.evaluate(policy, data.eval_episodes, stop)
+        results = self._evaluator.evaluate(policy, data.evaluation_episodes, stop)
         self._owed = results is None
         if results is None:
             return
         self.results, self.env_steps = results, data.env_steps
-        module.log_agents({f"eval/{name}": values for name, values in self.results.items()}, data.env_steps)
+        metrics = {f"eval/{name}": values for name, values in results.items()}
+        log_agents(trainer, data.agents, metrics, data.env_steps)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table and free the environments."""

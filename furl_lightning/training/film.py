@@ -1,21 +1,22 @@
-"""Episodes to look at: video files, film strips, and what is written over the picture."""
+"""Episodes to look at: video files and film strips, with instruction, step and rewards beside the picture."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from tensordict import TensorDict
 
-from furl_lightning.agents.encoder import shrink
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
 from furl_lightning.envs.episodes import Episode, play
+from furl_lightning.envs.metaworld import shrink
 from furl_lightning.envs.simulator import Simulator
 from furl_lightning.tasks import EPISODE_STEPS, Agent
 from furl_lightning.training.evaluation import RANDOM_GOAL_SEED_OFFSET
@@ -31,7 +32,7 @@ GREEN, GREY, BLUE, WHITE = (90, 200, 110), (120, 120, 130), (110, 170, 250), (23
 
 @dataclass
 class Film:
-    """One episode with what is said about it."""
+    """One episode with what is written beside its frames."""
 
     agent: Agent
     instruction: str
@@ -56,24 +57,24 @@ class Studio:
 
     def __init__(self, module: FuRLModule, data: FuRLDataModule, rows: Sequence[int]) -> None:
         self.module, self.data, self.rows = module, data, rows
-        agents, settings = data.agents, data.settings
+        agents, settings = data.agents, data.simulators
         offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
-        own = replace(settings, render=settings.render or "fast")
-        self._simulators = {r: Simulator(agents[r].task, agents[r].seed + offset, **asdict(own)) for r in rows}
+        visible = replace(settings, render=settings.render or "fast")
+        self._simulators = {r: Simulator(agents[r].task, agents[r].seed + offset, **asdict(visible)) for r in rows}
         self._start = {row: simulator.random_state() for row, simulator in self._simulators.items()}
 
     def film(self, row: int, drawn: Container[int]) -> Film:
         """Play an agent's episode and keep the frames after the given numbers of steps; the same one every time."""
-        player = DeterministicPolicy(self.module.evaluated_agent, self.data.frame_stack())
+        player = DeterministicPolicy(self.module.built.evaluated_agent, self.data.frame_stack())
         policy = SomeAgents(player, [row], len(self.data.agents))
         simulator = self._simulators[row]
 
         def act(step: int, observation: np.ndarray) -> np.ndarray:
-            seen = TensorDict({"observation": torch.from_numpy(np.float32(observation))[None]}, [1])
-            if self.data.frame_size is not None:
-                seen["frame"] = shrink(torch.from_numpy(simulator.frame())[None], self.data.frame_size)
-                seen["episode_step"] = torch.full((1, 1), step)
-            action: np.ndarray = policy(seen)["action"][0].numpy()
+            state = TensorDict({"observation": torch.from_numpy(np.float32(observation))[None]}, [1])
+            if self.data.pixel_size is not None:
+                state["frame"] = shrink(torch.from_numpy(simulator.frame())[None], self.data.pixel_size)
+                state["episode_step"] = torch.full((1, 1), step)
+            action: np.ndarray = policy(state)["action"][0].numpy()
             return action
 
         simulator.set_random_state(self._start[row])
@@ -92,20 +93,20 @@ class Studio:
 def strip(film: Film, count: int = 8) -> np.ndarray:
     """A film strip: ``count`` frames from first to last, uint8 [H, W, 3], each with its step and rewards."""
     episode = film.episode
-    chosen = np.unique(np.linspace(0, len(episode.step) - 1, count).round().astype(int))
+    indices = np.unique(np.linspace(0, len(episode.step) - 1, count).round().astype(int))
     side = episode.frames.shape[1]
-    sheet = Image.new("RGB", (len(chosen) * (side + 4) - 4, side + 62), (24, 24, 28))
+    sheet = Image.new("RGB", (len(indices) * (side + 4) - 4, side + 62), (24, 24, 28))
     draw = ImageDraw.Draw(sheet)
     draw.text((6, 3), f"{film.agent}: {film.instruction}", WHITE, _font(15))
-    for place, i in enumerate(chosen):
+    for place, i in enumerate(indices):
         left = place * (side + 4)
         sheet.paste(Image.fromarray(episode.frames[i]), (left, 24))
         if episode.success[i]:
             draw.rectangle((left, 24, left + side - 1, 23 + side), outline=GREEN, width=3)
-        told = f"step {episode.step[i]}"
+        caption = f"step {episode.step[i]}"
         if film.vlm_reward is not None:
-            told += f"   VLM {film.vlm_reward[i]:+.2f}"
-        draw.text((left + 6, side + 26), told, GREEN if episode.success[i] else WHITE, _font(14))
+            caption += f"   VLM {film.vlm_reward[i]:+.2f}"
+        draw.text((left + 6, side + 26), caption, GREEN if episode.success[i] else WHITE, _font(14))
         draw.text((left + 6, side + 41), "success" if episode.success[i] else "", GREEN, _font(12))
     return np.asarray(sheet)
 
@@ -119,11 +120,11 @@ def pictures(film: Film) -> Iterator[np.ndarray]:
         sheet.paste(Image.fromarray(episode.frames[i]).resize((side, side), Image.Resampling.BICUBIC))
         draw = ImageDraw.Draw(sheet)
         draw.text((8, side + 4), f"{film.agent}: {film.instruction}", WHITE, _font(14))
-        told = f"step {episode.step[i]:3d}   task reward {film.task_reward[i]:+.0f}"
+        caption = f"step {episode.step[i]:3d}   task reward {film.task_reward[i]:+.0f}"
         if reward is not None:
-            told += f"   VLM reward {reward[i]:+.3f}"
+            caption += f"   VLM reward {reward[i]:+.3f}"
             _curve(draw, reward, i, (8, side + 46, side - 8, side + BAND - 6))
-        draw.text((8, side + 23), told, GREEN if episode.success[i] else WHITE, _font(14))
+        draw.text((8, side + 23), caption, GREEN if episode.success[i] else WHITE, _font(14))
         if episode.success[i]:
             draw.rectangle((0, 0, side - 1, side - 1), outline=GREEN, width=4)
         yield np.asarray(sheet)
@@ -142,28 +143,16 @@ def _curve(draw: ImageDraw.ImageDraw, values: np.ndarray, now: int, box: tuple[i
     draw.ellipse((points[now][0] - 3, points[now][1] - 3, points[now][0] + 3, points[now][1] + 3), fill=BLUE)
 
 
-def write_video(path: Path, frames: Iterator[np.ndarray], fps: int) -> Path:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> Path:
     """Write frames as ``path`` with the ending .mp4 where the extra ``video`` is installed, else animated .webp."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    video = np.stack(list(frames))
     if importlib.util.find_spec("imageio_ffmpeg"):
-        return _write_mp4(path.with_suffix(".mp4"), frames, fps)
-    sheets = [Image.fromarray(frame) for frame in frames]
-    path = path.with_suffix(".webp")
-    sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=round(1000 / fps), quality=70, loop=0)
-    return path
-
-
-def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: int) -> Path:
-    import imageio_ffmpeg
-
-    first = next(frames)
-    height, width = first.shape[:2]
-    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, macro_block_size=4, quality=7)
-    writer.send(None)
-    writer.send(np.ascontiguousarray(first))
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+        path = path.with_suffix(".mp4")
+        iio.imwrite(path, video, plugin="FFMPEG", fps=fps, quality=7, macro_block_size=4)
+    else:
+        path = path.with_suffix(".webp")
+        iio.imwrite(path, video, plugin="pillow", duration=round(1000 / fps), quality=70, loop=0)
     return path
 
 
@@ -171,6 +160,6 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def spread(count: int) -> list[int]:
+def even_steps(count: int) -> list[int]:
     """``count`` numbers of steps from an episode's first to its last."""
     return [round(step) for step in np.linspace(0, EPISODE_STEPS, count)]

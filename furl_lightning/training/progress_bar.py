@@ -14,7 +14,7 @@ from furl_lightning.tasks import EPISODE_STEPS
 from furl_lightning.training.module import FuRLModule
 
 
-class Progress(ProgressBar):
+class StepsBar(ProgressBar):
     """One bar over the environment steps per agent; the success shown is of the last training episodes."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Progress(ProgressBar):
         self._bar: Any = None
         self._enabled = True
         self._success = "-"
-        self._told = False
+        self._size_shown = False
 
     def disable(self) -> None:
         """Draw nothing."""
@@ -54,19 +54,21 @@ class Progress(ProgressBar):
         data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if batch.episode is not None:
             self._success = f"{float(batch.episode.success.float().mean()):.2f}"
-        if not self._told:
-            self._told = True
-            size, num = data.replay.bytes_per_transition, len(data.agents)
-            total = size * num * data.replay_capacity / 1e9
+        if not self._size_shown:
+            self._size_shown = True
+            replay, num = data.experience.replay, len(data.agents)
+            size = replay.bytes_per_transition
+            total = size * num * replay.capacity / 1e9
             self._bar.write(
                 f"replay buffer: {size:,} bytes a transition, {total:.2f} GB when full with {num} agents' "
-                f"{data.replay_capacity:,} transitions each",
+                f"{replay.capacity:,} transitions each",
                 file=sys.stderr,
             )
         if data.env_steps % EPISODE_STEPS < data.steps_per_iteration:
             shown = f"success {self._success}"
-            if pl_module.relay is not None:
-                shown = f"relay {int(pl_module.relay.active.sum())}/{len(data.agents)}, {shown}"
+            relay = pl_module.built.relay
+            if relay is not None:
+                shown = f"relay {int(relay.active.sum())}/{len(data.agents)}, {shown}"
             self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(data.env_steps - self._bar.n)
 

@@ -12,7 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.runs.tensorboard import TensorBoard
 from furl_lightning.training.evaluation import Evaluation
-from furl_lightning.training.film import Studio, spread, strip
+from furl_lightning.training.film import Studio, even_steps, strip
 from furl_lightning.training.module import FuRLModule
 
 FRAMES = 8
@@ -82,9 +82,9 @@ class TensorBoardPages(Callback):
         if not loggers or evaluated != data.env_steps or evaluated == self._shown:
             return
         self._shown = evaluated
-        if self.strips and data.settings.render is not None:
+        if self.strips and data.simulators.render is not None:
             self._film(loggers, pl_module, data)
-        if pl_module.trains_heads:
+        if pl_module.built.heads is not None:
             self._histograms(loggers, pl_module, data)
 
     def _film(self, loggers: list[TensorBoard], module: FuRLModule, data: FuRLDataModule) -> None:
@@ -94,7 +94,7 @@ class TensorBoardPages(Callback):
         for task, row in firsts.items():
             studio = Studio(module, data, [row])  # 130 MB each: one at a time
             try:
-                film = studio.film(row, spread(FRAMES))
+                film = studio.film(row, even_steps(FRAMES))
             finally:
                 studio.close()
             pictures = {
@@ -109,16 +109,17 @@ class TensorBoardPages(Callback):
 
     def _histograms(self, loggers: list[TensorBoard], module: FuRLModule, data: FuRLDataModule) -> None:
         """The VLM reward of the success memory's frames, the agents of a task together."""
+        memory = data.experience.memory
         for name, ring, held in (
-            ("positives", data.memory.positive, data.memory.positives),
-            ("negatives", data.memory.negative, data.memory.negatives),
+            ("positives", memory.positive, memory.positives),
+            ("negatives", memory.negative, memory.negatives),
         ):
             rewards: dict[str, list[np.ndarray]] = {}
             for row, agent in enumerate(data.agents):
                 count = int(held[row])
                 if count:
                     places = torch.linspace(0, count - 1, min(count, SAMPLES)).round().long()
-                    reward = module.embedding_reward(row, ring[row][places.to(ring.device)].float())
+                    reward = module.built.score(row, ring[row][places.to(ring.device)].float())
                     rewards.setdefault(agent.task, []).append(reward.numpy())
             for task, values in rewards.items():
                 for logger in loggers:
@@ -131,10 +132,12 @@ def _loggers(trainer: Trainer) -> list[TensorBoard]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as TensorBoard takes them: ``data.goal`` and the like, numbers, booleans and text."""
-    return {
-        f"{part}.{name}": value if isinstance(value, bool | int | float | str) else str(value)
-        for part, values in settings.items()
-        for name, value in values.items()
-    }
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings as TensorBoard takes them: ``data.env.goal`` and the like, numbers, booleans and text."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat

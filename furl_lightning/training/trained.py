@@ -14,7 +14,9 @@ from torch import Tensor
 from furl_lightning import __version__
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.tasks import Agent, task_names
-from furl_lightning.training.module import FuRLModule, OtherRun
+from furl_lightning.training.identity import OtherRun, refuse_other_run
+from furl_lightning.training.module import FuRLModule
+from furl_lightning.utils.construct import construct
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import VLM
 
@@ -43,11 +45,11 @@ class Trained:
             BadInput: a task that nobody was trained on.
             UnknownTask: a name that is no task.
         """
-        own = list(dict.fromkeys(agent.task for agent in self.agents))
-        wanted = own if not tasks else task_names(tasks)
-        missing = [task for task in wanted if task not in own]
+        trained = list(dict.fromkeys(agent.task for agent in self.agents))
+        wanted = trained if not tasks else task_names(tasks)
+        missing = [task for task in wanted if task not in trained]
         if missing:
-            raise BadInput(f"{self.checkpoint} has no agent for {', '.join(missing)}; it has: {', '.join(own)}")
+            raise BadInput(f"{self.checkpoint} has no agent for {', '.join(missing)}; it has: {', '.join(trained)}")
         return [i for i, agent in enumerate(self.agents) if agent.task in wanted]
 
     @property
@@ -86,26 +88,25 @@ def load(path: Path, vlm: VLM | None = None) -> Trained:
     parser.add_class_arguments(FuRLModule, "model")
     parser.add_class_arguments(FuRLDataModule, "data")
     try:
-        made = parser.instantiate(parser.parse_object(settings))
-        module, data = made.model, made.data
+        config = parser.parse_object(settings)
     except ArgumentError as error:
         raise _other_version(path, saved, str(error)) from error
-    except (ValueError, TypeError, OSError) as error:
-        raise BadInput(f"{path}: {error}") from error
-    data.prepare_for(module)
-    module.build(data.agents, data.instructions, data.randomness.init, data.frame_size)
+    data: FuRLDataModule = construct(FuRLDataModule, config.data)
+    module: FuRLModule = construct(FuRLModule, config.model)
+    module.agree(data)
+    module.build(data)
     ours = {name: values.shape for name, values in module.state_dict().items()}
     theirs = {name: values.shape for name, values in weights.items()}
     different = sorted(ours.items() ^ theirs.items(), key=str)
     if different:
         raise _other_version(path, saved, f"{different[0][0]} differs")
     try:
-        module.refuse_other_run(saved, data)
+        refuse_other_run(saved, module, data)
     except OtherRun as error:
         raise BadInput(f"{path}: {error}") from error
     module.load_state_dict(weights)
-    if module.relay is not None:
-        module.relay.load_state_dict(saved["relay"])
+    if module.built.relay is not None:
+        module.built.relay.load_state_dict(saved["relay"])
     module.settings = settings
     return Trained(module.eval(), data, env_steps, path)
 

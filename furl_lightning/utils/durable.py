@@ -1,7 +1,7 @@
 """Files that a crash or a power cut cannot leave half-written.
 
 A file is written under another name in its own folder, flushed to the disk, and then renamed:
-whoever looks sees the old contents or the new ones, at every moment.
+at every moment a reader sees the old contents or the new ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PART = ".part"
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then make that file ``path``.
+    """Let ``write`` fill a file beside ``path``, then rename that file to ``path``.
 
     Raises:
         OSError: the disk is full or the like; ``path`` is as it was, and the other file is gone.
@@ -33,7 +33,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def link_file(source: Path, path: Path) -> None:
-    """Make ``path`` a second name of ``source``, in the same folder, in place of what it was."""
+    """Make ``path`` a second name of ``source``, in the same folder, replacing what was there."""
     part = part_of(path)
     part.unlink(missing_ok=True)
     try:

@@ -13,21 +13,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
-    """A signal came while there was nothing to be finished first."""
+    """A signal came while nothing had to be finished first."""
 
 
 class Stopping:
-    """A context in which signals are polite; outside the main thread, where Python has none, it does nothing.
+    """A context in which the first signal stops politely.
 
-    While :attr:`waits` is set, the first signal is only remembered, for the loop to look at. Else it
-    raises :class:`Stopped`. The second ends the process as if nothing had been set up.
+    While :attr:`waits` is set, it is only recorded, for a loop to look at; otherwise it raises :class:`Stopped`. The
+    second has its default effect, which is to end the process. Outside the main thread, where Python has no signals,
+    the context does nothing.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         """The signal that came, if one has."""
         self.waits = False
-        """Whether there is a loop that looks at :attr:`signal` and has something to finish."""
+        """Whether a loop is running that looks at :attr:`signal` and has something to finish."""
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -41,7 +42,7 @@ class Stopping:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take the signals (again: Lightning puts a handler of its own over SIGTERM's)."""
+        """Install the handlers; again after Lightning or Ray has replaced that of SIGTERM."""
         if self._before and self.signal is None:
             for number in SIGNALS:
                 signal.signal(number, self._on_signal)
@@ -54,10 +55,10 @@ class Stopping:
             raise Stopped(self.signal.name)
         text = f"\n{self.signal.name}: stopping after this update, then saving; once more ends at once\n"
         with contextlib.suppress(OSError):
-            os.write(2, text.encode())  # a stream's own lock may be held by whom the signal interrupted
+            os.write(2, text.encode())  # the code that the signal interrupted may hold sys.stderr's lock
 
     @property
     def status(self) -> int:
-        """The exit status that says so: 130 for SIGINT, 143 for SIGTERM."""
+        """The exit status by convention: 130 for SIGINT, 143 for SIGTERM."""
         assert self.signal is not None
         return 128 + int(self.signal)

@@ -15,9 +15,9 @@ from furl_lightning.vlm.transformers_model import TransformersModel
 class BLIP(TransformersModel):
     """A BLIP for image-text retrieval, for example ``Salesforce/blip-itm-base-coco``.
 
-    Its embeddings are those of the contrastive head, which the library compares by cosine where it
-    is told ``use_itm_head=False``. The matching head, which looks at picture and text together, is
-    not used: it has no embedding. Captioning and question answering BLIPs lack the contrastive head.
+    Its embeddings are those of the contrastive head, which the library compares by cosine with
+    ``use_itm_head=False``. The matching head, which takes picture and text together, is not used: it
+    has no embedding. BLIPs for captioning and question answering lack the contrastive head.
     """
 
     KINDS: ClassVar[dict[str, tuple[Any, Any]]] = {"blip": (BlipForImageTextRetrieval, BlipImageProcessorPil)}

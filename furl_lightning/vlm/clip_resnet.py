@@ -43,7 +43,6 @@ class CLIPResNet(DualEncoder):
         path: the file, a folder with it, or a name on the Hub, for example ``timm/resnet50_clip.openai``.
         tokenizer: a folder with the files of a CLIP tokenizer, or a name on the Hub.
         precision: of the network's arithmetic; embeddings are float32 either way.
-        channels_last: keep pixels and convolutions in that memory format.
         cuda_graph: on a GPU, replay the image tower as a CUDA graph.
         revision: branch, tag or commit of a name on the Hub.
 
@@ -60,13 +59,12 @@ class CLIPResNet(DualEncoder):
         path: str,
         tokenizer: str = OPENAI_TOKENIZER,
         precision: Precision = "float32",
-        channels_last: bool = False,
         cuda_graph: bool = True,
         revision: str | None = None,
     ) -> None:
         dtype = dtype_of(precision)
-        found = locate(path, (self.FILE,), revision, "file")
-        file = found / self.FILE if found.is_dir() else found
+        place = locate(path, (self.FILE,), revision, "file")
+        file = place / self.FILE if place.is_dir() else place
         if not file.is_file():
             raise UnusableModel(f"'{path}' has no {self.FILE}; give the file with the weights")
         weights = {name: t for name, t in self._weights(file).items() if name not in NOT_PARAMETERS}
@@ -92,7 +90,7 @@ class CLIPResNet(DualEncoder):
         config: Any = network.text.config
         super().__init__(
             network.to(dtype), path, config.projection_dim, config.max_position_embeddings, config.vocab_size,
-            preprocess, words, channels_last, cuda_graph,
+            preprocess, words, cuda_graph,
         )  # fmt: skip
 
     def _weights(self, file: Path) -> dict[str, Tensor]:
@@ -116,31 +114,29 @@ class LIV(CLIPResNet):
         path: the file ``model.pt``, a folder with it, or a name on the Hub.
         tokenizer: a folder with the files of a CLIP tokenizer, or a name on the Hub.
         precision: of the network's arithmetic; embeddings are float32 either way.
-        channels_last: keep pixels and convolutions in that memory format.
         cuda_graph: on a GPU, replay the image tower as a CUDA graph.
         revision: branch, tag or commit of a name on the Hub.
     """
 
     FILE: ClassVar[str] = "model.pt"
     PREFIX: ClassVar[str] = "module.model."
-    """LIV was saved with the wrappers that it was trained in."""
+    """LIV's file keeps the wrappers that it was trained in."""
 
     def __init__(
         self,
         path: str = "jasonyma/LIV",
         tokenizer: str = OPENAI_TOKENIZER,
         precision: Precision = "float32",
-        channels_last: bool = False,
         cuda_graph: bool = True,
         revision: str | None = None,
     ) -> None:
-        super().__init__(path, tokenizer, precision, channels_last, cuda_graph, revision)
+        super().__init__(path, tokenizer, precision, cuda_graph, revision)
 
     def _weights(self, file: Path) -> dict[str, Tensor]:
-        saved = read_tensors(file)
-        if "liv" not in saved:
+        contents = read_tensors(file)
+        if "liv" not in contents:
             raise UnusableModel(f"'{file}' has no entry 'liv', so it is no LIV; load OpenAI's CLIP with CLIPResNet")
-        weights = tensors_of(saved["liv"], str(file))
+        weights = tensors_of(contents["liv"], str(file))
         return {name.removeprefix(self.PREFIX): t for name, t in weights.items() if name.startswith(self.PREFIX)}
 
 
@@ -160,7 +156,7 @@ class ResNetCLIP(nn.Module):
 
 
 def build_network(weights: Mapping[str, Tensor], name: str) -> ResNetCLIP:
-    """The network that a state dict with OpenAI's names is of, in float32, with these weights.
+    """The network with these weights, which have OpenAI's names, in float32; sizes are read off the tensors.
 
     Raises:
         UnusableModel: tensors are missing or left over, or their shapes do not fit together.
@@ -189,7 +185,7 @@ def build_network(weights: Mapping[str, Tensor], name: str) -> ResNetCLIP:
         max_position_embeddings=context,
         projection_dim=outputs,
         hidden_act="quick_gelu",
-        # The end of a text is the last entry of OpenAI's vocabulary; the embedding is taken there.
+        # A text ends with the last entry of OpenAI's vocabulary; its embedding is read off there.
         eos_token_id=vocabulary - 1,
         bos_token_id=vocabulary - 2,
         pad_token_id=vocabulary - 1,
@@ -197,18 +193,18 @@ def build_network(weights: Mapping[str, Tensor], name: str) -> ResNetCLIP:
     visual = ModifiedResNet(blocks, stem, 32 * side, outputs)
     network = ResNetCLIP(visual, 32 * side, CLIPTextModelWithProjection(config))
     ours = renamed(weights)
-    wanted = network.state_dict()
-    lacking = sorted(key for key in wanted if key not in ours and not key.endswith("num_batches_tracked"))
+    initial = network.state_dict()
+    lacking = sorted(key for key in initial if key not in ours and not key.endswith("num_batches_tracked"))
     if lacking:
         rest = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise UnusableModel(f"the weights of '{name}' are incomplete: they lack {lacking[0]}{rest}")
     for key, tensor in ours.items():
-        if key not in wanted:
+        if key not in initial:
             raise UnusableModel(f"'{name}' has a tensor that no CLIP with a ResNet has: {key}")
-        if tensor.shape != wanted[key].shape:
+        if tensor.shape != initial[key].shape:
             raise UnusableModel(
                 f"{key} of '{name}' is {list(tensor.shape)}, but by the other tensors it must be "
-                f"{list(wanted[key].shape)}"
+                f"{list(initial[key].shape)}"
             )
     network.load_state_dict({key: tensor.float() for key, tensor in ours.items()}, strict=False)
     return network
@@ -254,10 +250,10 @@ def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
-    """What a weights file holds, read without running anything that it may contain.
+    """Contents of a weights file, read without running any code that it may hold.
 
     Raises:
-        UnusableModel: it is broken, or holds more than tensors and plain values.
+        UnusableModel: the file is broken, or holds more than tensors and plain values.
     """
     if file.suffix == ".safetensors":
         try:
@@ -272,30 +268,30 @@ def read_tensors(file: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, before it refuses or reads them
-            saved = torch.load(file, map_location="cpu", weights_only=True)
+            contents = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnusableModel(
             f"'{file}' is damaged or holds more than tensors; what could run code is not opened"
         ) from error
     except Exception as error:  # a broken archive raises RuntimeError, EOFError, KeyError ...
         raise UnusableModel(f"'{file}' cannot be read: {first_line(error)}") from error
-    if not isinstance(saved, dict):
-        raise UnusableModel(f"'{file}' holds a {type(saved).__name__} in place of tensors by name")
-    return saved
+    if not isinstance(contents, dict):
+        raise UnusableModel(f"'{file}' holds a {type(contents).__name__} in place of tensors by name")
+    return contents
 
 
-def tensors_of(saved: Any, name: str) -> dict[str, Tensor]:
-    """The same dict, where each entry is a tensor.
+def tensors_of(contents: Any, name: str) -> dict[str, Tensor]:
+    """The same dict, checked to hold nothing but tensors.
 
     Raises:
         UnusableModel: it is no dict of tensors.
     """
-    if not isinstance(saved, dict):
-        raise UnusableModel(f"'{name}' holds a {type(saved).__name__} in place of tensors by name")
-    for key, value in saved.items():
+    if not isinstance(contents, dict):
+        raise UnusableModel(f"'{name}' holds a {type(contents).__name__} in place of tensors by name")
+    for key, value in contents.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UnusableModel(f"entry '{key}' of '{name}' is no tensor but a {type(value).__name__}")
-    return saved
+    return contents
 
 
 def _is_torchscript(file: Path) -> bool:
@@ -323,7 +319,7 @@ def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
     Raises:
         KeyError: none, or not all up to the last; names the first that is missing.
     """
-    numbers = {int(found.group(1)) for name in weights if (found := re.match(pattern, name))}
+    numbers = {int(match.group(1)) for name in weights if (match := re.match(pattern, name))}
     for number in range(max(numbers, default=0) + 1):
         if number not in numbers:
             raise KeyError(pattern.replace(r"(\d+)", str(number)).replace("\\", "") + "*")

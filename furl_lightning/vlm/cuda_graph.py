@@ -1,4 +1,4 @@
-"""Frozen forward passes replayed as CUDA graphs, which spares the launch of each kernel."""
+"""Forward passes without gradients, replayed as CUDA graphs: one launch in place of one for each kernel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class GraphPerShape:
     """A function of one tensor that is replayed as a CUDA graph where its input is on a GPU.
 
     The first input of a shape is computed as usual, which also warms up the libraries; the second
-    is captured; from then on the graph is replayed. So a shape that comes only once costs nothing.
-    On any other device the function is just called.
+    is captured; from then on the graph is replayed. So a shape that comes only once is never captured.
+    On other devices the function is just called.
 
     Args:
         function: without gradients, control flow that depends on values, or side effects.
@@ -21,32 +21,32 @@ class GraphPerShape:
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self.function = function
-        self._seen: set[tuple[object, ...]] = set()
+        self._warm: set[tuple[object, ...]] = set()
         self._graphs: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     def forget(self) -> None:
-        """Drop all graphs, for they read the parameters at the addresses that these had."""
-        self._seen.clear()
+        """Drop all graphs: they read the parameters at the addresses of the time of their capture."""
+        self._warm.clear()
         self._graphs.clear()
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The function's value; a tensor of its own, not the graph's."""
+        """The function's value, in a tensor that later calls do not overwrite."""
         if values.device.type != "cuda":
             return self.function(values)
         key = (values.shape, values.stride(), values.dtype, values.device)
-        if key not in self._seen:
-            self._seen.add(key)
+        if key not in self._warm:
+            self._warm.add(key)
             return self.function(values)
         if key not in self._graphs:
             self._graphs[key] = self._capture(values)
-        graph, given, result = self._graphs[key]
-        given.copy_(values)
+        graph, graph_input, graph_output = self._graphs[key]
+        graph_input.copy_(values)
         graph.replay()
-        return result.clone()
+        return graph_output.clone()
 
     def _capture(self, values: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        given = values.clone()  # keeps the memory format
+        graph_input = values.clone()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(values.device), torch.cuda.graph(graph):
-            result = self.function(given)
-        return graph, given, result
+            graph_output = self.function(graph_input)
+        return graph, graph_input, graph_output

@@ -1,10 +1,9 @@
-"""What the families share: an image tower and a text tower into one space, with their preprocessing."""
+"""What the families share: an image and a text tower that embed into one space, with their preprocessing."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -13,9 +12,11 @@ from typing import Any, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm.cuda_graph import GraphPerShape
-from furl_lightning.vlm.interface import VLM, Precision, check_frames
+from furl_lightning.vlm.interface import VLM, Precision, UnusableModel, check_frames
 from furl_lightning.vlm.preprocess import Preprocess
+from furl_lightning.vlm.prompts import has_word
 
 FRAMES_PER_PASS = 256
 """Frames that go through the network at once; bounds the memory, not the call."""
@@ -25,17 +26,16 @@ class DualEncoder(VLM):
     """A frozen network of two towers with its own tokenizer and its own image preprocessing.
 
     Preprocessing runs on tensors, for all frames of a call at once and on the model's device.
-    Subclasses load the network and say how it embeds pixels and tokens.
+    Subclasses load the network and define how it embeds pixels and tokens.
 
     Args:
         network: both towers.
-        name: what the model was loaded by.
+        name: the path or the name on the Hub that the model was loaded by.
         width: of the embeddings.
         context: tokens that a text may have.
         vocabulary: rows of the text tower's token table.
         preprocess: turns frames into the image tower's pixels.
         tokenizer: one of the transformers library's.
-        channels_last: keep pixels and convolutions in that memory format.
         cuda_graph: on a GPU, replay the image tower as a CUDA graph.
     """
 
@@ -48,14 +48,11 @@ class DualEncoder(VLM):
         vocabulary: int,
         preprocess: Preprocess,
         tokenizer: Any,
-        channels_last: bool,
         cuda_graph: bool,
     ) -> None:
-        if channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(network)
         self._name, self._width, self._context, self._vocabulary = name, width, context, vocabulary
-        self._preprocess, self._tokenizer, self._channels_last = preprocess, tokenizer, channels_last
+        self._preprocess, self._tokenizer = preprocess, tokenizer
         self._graph = GraphPerShape(self._embed_pixels) if cuda_graph else None
 
     @abstractmethod
@@ -78,7 +75,7 @@ class DualEncoder(VLM):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over weights, image settings and tokenizer, taken when first asked for."""
+        """SHA-256 over weights, image settings and tokenizer, computed at the first access."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -102,28 +99,27 @@ class DualEncoder(VLM):
 
     def _embed_frames(self, frames: Tensor) -> Tensor:
         pixels = self._preprocess(frames).to(next(self.network.parameters()).dtype)
-        if self._channels_last:
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
         return (self._graph or self._embed_pixels)(pixels).float()
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Embed sentences: float32 [M, width].
 
         Raises:
-            ValueError: a sentence without a word, or one longer than the model can read.
+            BadInput: a sentence without a word, or one longer than the model can read.
+            UnusableModel: the tokenizer is another model's.
         """
         if not texts:
             return torch.empty(0, self.width, device=self.device)
         for text in texts:
-            if not re.search(r"\w", text):
-                raise ValueError(f"a text without a word cannot be embedded: '{text}'; write what the robot is to do")
+            if not has_word(text):
+                raise BadInput(f"a text without a word cannot be embedded: '{text}'; write what the robot is to do")
             tokens: list[int] = self._tokenizer(text, verbose=False)["input_ids"]
             if len(tokens) > self._context:
-                raise ValueError(
+                raise BadInput(
                     f"the text '{text[:40]}...' is {len(tokens)} tokens long; '{self.name}' reads {self._context}"
                 )
             if max(tokens) >= self._vocabulary:
-                raise ValueError(
+                raise UnusableModel(
                     f"the tokenizer of '{self.name}' is another model's: it gives token {max(tokens)}, but the text "
                     f"tower has {self._vocabulary} tokens"
                 )
@@ -140,13 +136,13 @@ class DualEncoder(VLM):
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
-    """The type of a precision's name.
+    """PyTorch's type of a precision.
 
     Raises:
-        ValueError: another name.
+        BadInput: no precision's name.
     """
     if precision not in get_args(Precision):
-        raise ValueError(f"precision must be {' or '.join(get_args(Precision))}, not '{precision}'")
+        raise BadInput(f"precision must be {' or '.join(get_args(Precision))}, not '{precision}'")
     dtype: torch.dtype = getattr(torch, precision)
     return dtype
 

@@ -16,10 +16,9 @@ class Embedded(CLIP):
 
     Args:
         precision: of the network's arithmetic; embeddings are float32 either way.
-        channels_last: keep pixels and convolutions in that memory format.
         cuda_graph: on a GPU, replay the image tower as a CUDA graph.
     """
 
-    def __init__(self, precision: Precision = "float32", channels_last: bool = False, cuda_graph: bool = True) -> None:
-        super().__init__(str(FOLDER), precision, channels_last, cuda_graph)
+    def __init__(self, precision: Precision = "float32", cuda_graph: bool = True) -> None:
+        super().__init__(str(FOLDER), precision, cuda_graph)
         self._name = "embedded"

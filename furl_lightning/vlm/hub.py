@@ -1,4 +1,4 @@
-"""Where a model's files are: a local path, or the Hugging Face Hub and its cache."""
+"""Finding a model's files: a local path, or the Hugging Face Hub and its cache."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model",
 )  # fmt: skip
-"""All names under which the tokenizers of these families are stored."""
+"""Names of the files in which the tokenizers of these families are stored."""
 
 
 def locate(path: str, files: Sequence[str], revision: str | None = None, kind: str = "folder") -> Path:
     """A local path as it is, or the folder in the Hub's cache that holds a model's files.
 
-    What is not in the cache yet is downloaded there, with the Hub client's own progress bars;
-    afterwards it is found without network. ``HF_HUB_OFFLINE=1`` forbids the network altogether.
+    Files that the cache lacks are downloaded into it, with the Hub client's progress bars; later calls
+    need no network. ``HF_HUB_OFFLINE=1`` forbids the network altogether.
 
     Args:
         path: a local path, or a name on the Hub, owner/model.
-        files: what to fetch from the Hub; ``*`` matches any characters.
+        files: names to fetch from the Hub; ``*`` matches any characters.
         revision: branch, tag or commit on the Hub.
         kind: what a local path should be, for messages.
 
@@ -33,12 +33,12 @@ def locate(path: str, files: Sequence[str], revision: str | None = None, kind: s
     if local.exists():
         if revision is not None:
             raise UnusableModel(
-                f"revision '{revision}' is of the Hub, but '{path}' is a local {kind}; give one of both"
+                f"revision '{revision}' is for names on the Hub, but '{path}' is a local {kind}; leave the revision out"
             )
         return local
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UnusableModel(f"there is no {kind} '{path}'; give a model's {kind} or its name on the Hub, owner/model")
-    from huggingface_hub import snapshot_download  # only here does anything touch the network
+    from huggingface_hub import snapshot_download  # imported here, so that local models do without it
 
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(files)))

@@ -1,4 +1,4 @@
-"""What the learner asks of a vision-language model, and what keeps that model frozen."""
+"""The interface of a vision-language model, and what keeps it frozen."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from furl_lightning.utils.errors import BadInput
+
 Precision = Literal["float32", "bfloat16"]
 
 
-class UnusableModel(ValueError):
-    """A model that is not there, not complete or not of the kind asked for."""
+class UnusableModel(BadInput):
+    """A model that does not exist, is incomplete or of another kind."""
 
 
 class VLM(nn.Module, ABC):
@@ -23,20 +25,20 @@ class VLM(nn.Module, ABC):
     dict, optimizers and ``train()`` never meet it, while ``.to(device)`` still moves it. A
     checkpoint therefore names the model by its fingerprint and does not carry its weights.
 
-    Subclasses give the four members below; each embedding is a plain float32 tensor on the
-    model's device that may take part in autograd, not L2-normalised.
+    Subclasses define ``width``, ``name``, ``fingerprint``, ``encode_images`` and ``encode_texts``. An
+    embedding is a float32 tensor on the model's device, not L2-normalised, that may take part in autograd.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         network.requires_grad_(False).eval()
-        self._held = (network,)  # in a tuple nn.Module does not see it
+        self._unregistered = (network,)  # nn.Module does not look into tuples
         super().train(False)
 
     @property
     def network(self) -> nn.Module:
-        """The network that is held: without gradients, always in evaluation mode."""
-        return self._held[0]
+        """The network inside: without gradients, always in evaluation mode."""
+        return self._unregistered[0]
 
     @property
     def device(self) -> torch.device:
@@ -56,12 +58,12 @@ class VLM(nn.Module, ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the model is called in logs and reports."""
+        """The model's name in logs and reports."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 over weights and preprocessing, in hexadecimal: the same embeddings, the same print."""
+        """SHA-256 over weights and preprocessing, in hexadecimal; equal where the embeddings are."""
 
     @abstractmethod
     def encode_images(self, frames: Tensor) -> Tensor:
@@ -76,11 +78,11 @@ class VLM(nn.Module, ABC):
         """Embed sentences: float32 [M, width].
 
         Raises:
-            ValueError: a sentence without a word, or one longer than the model can read.
+            BadInput: a sentence without a word, or one longer than the model can read.
         """
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever a parent asks for."""
+        """Stay in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -90,7 +92,11 @@ class VLM(nn.Module, ABC):
 
 
 def check_frames(frames: Tensor) -> None:
-    """Refuse anything but uint8 [N, H, W, 3] with a ValueError."""
+    """Check that frames are uint8 [N, H, W, 3].
+
+    Raises:
+        ValueError: they are not.
+    """
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape[1:3]:
         raise ValueError(
             f"frames must be uint8 [N, height, width, 3], not {str(frames.dtype).removeprefix('torch.')} "

@@ -1,4 +1,4 @@
-"""Image preprocessing on tensors, equal to what the transformers library does picture by picture."""
+"""Image preprocessing on tensors: many frames at once, as the transformers library does it picture by picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from furl_lightning.vlm.interface import UnusableModel
 
 FILTERS = {2: "bilinear", 3: "bicubic"}
-"""PIL's numbers of the two resampling filters that tensors can be resized with alike."""
+"""PIL's numbers for the two resampling filters that PyTorch has too."""
 
 
 class Preprocess:
@@ -45,7 +45,7 @@ class Preprocess:
         return json.dumps(vars(self), sort_keys=True)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that a frame of the given size is brought to."""
+        """Height and width that a frame of height x width is brought to."""
         if self._crop:
             return self._crop["height"], self._crop["width"]
         return self._resized(height, width)
@@ -76,7 +76,7 @@ class Preprocess:
 
 
 def resize(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Resize [N, 3, H, W] of 0 to 255 with antialiasing, to whole numbers as an image library keeps them."""
+    """Resize [N, 3, H, W] of 0 to 255 with antialiasing, rounded to whole numbers as image libraries do."""
     if size == tuple(pixels.shape[-2:]):
         return pixels
     return F.interpolate(pixels, size, mode=mode, antialias=True).round().clamp(0, 255)

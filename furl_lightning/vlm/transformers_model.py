@@ -27,7 +27,7 @@ FILES = (
     SETTINGS,
     ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model"),
 )
-"""What a model's folder must hold, one of each row."""
+"""Files of a model's folder; it must have one of each row."""
 
 
 class TransformersModel(DualEncoder):
@@ -39,7 +39,6 @@ class TransformersModel(DualEncoder):
     Args:
         path: a folder written by ``save_pretrained``, or a name on the Hub.
         precision: of the network's arithmetic; embeddings are float32 either way.
-        channels_last: keep pixels and convolutions in that memory format.
         cuda_graph: on a GPU, replay the image tower as a CUDA graph.
         revision: branch, tag or commit of a name on the Hub.
 
@@ -55,7 +54,6 @@ class TransformersModel(DualEncoder):
         self,
         path: str,
         precision: Precision = "float32",
-        channels_last: bool = False,
         cuda_graph: bool = True,
         revision: str | None = None,
     ) -> None:
@@ -69,9 +67,9 @@ class TransformersModel(DualEncoder):
                 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
                 settings: dict[str, Any] = image_processor.from_pretrained(folder, local_files_only=True).to_dict()
             preprocess = self._make_preprocess(settings)
+        except UnusableModel as error:
+            raise UnusableModel(f"'{path}' cannot be used: {error}") from error
         except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-            if isinstance(error, UnusableModel):
-                raise UnusableModel(f"'{path}' cannot be used: {error}") from error
             raise UnusableModel(
                 f"tokenizer or image settings of '{path}' cannot be read: {first_line(error)}"
             ) from error
@@ -79,7 +77,7 @@ class TransformersModel(DualEncoder):
         width, text = self._width_of(config), config.text_config
         super().__init__(
             network, path, width, text.max_position_embeddings, text.vocab_size, preprocess, tokenizer,
-            channels_last, cuda_graph,
+            cuda_graph,
         )  # fmt: skip
         self._refuse_other_size(config.vision_config)
 
@@ -98,34 +96,34 @@ class TransformersModel(DualEncoder):
         return Preprocess(settings)
 
     def _refuse_other_size(self, vision: Any) -> None:
-        """The image settings must lead to the size that the image tower was made for."""
-        wanted = int(vision.image_size)
-        given = self._preprocess.output_size(wanted, wanted)
-        if given != (wanted, wanted):
+        """Refuse image settings that do not make pictures of the image tower's size."""
+        side = int(vision.image_size)
+        size = self._preprocess.output_size(side, side)
+        if size != (side, side):
             raise UnusableModel(
-                f"the image settings of '{self.name}' make pictures of {given[0]} x {given[1]}, but its image tower "
-                f"takes {wanted} x {wanted}; set size or crop_size in its {SETTINGS[0]}"
+                f"the image settings of '{self.name}' make pictures of {size[0]} x {size[1]}, but its image tower "
+                f"takes {side} x {side}; set size or crop_size in its {SETTINGS[0]}"
             )
 
     def _kind(self, folder: Path, path: str) -> str:
         """The checkpoint's ``model_type``, which must be one of the family's."""
-        for wanted in FILES:
-            if not any((folder / file).is_file() for file in wanted):
-                raise UnusableModel(f"'{path}' has no {' or '.join(wanted)}; give a folder that save_pretrained wrote")
+        for names in FILES:
+            if not any((folder / name).is_file() for name in names):
+                raise UnusableModel(f"'{path}' has no {' or '.join(names)}; give a folder that save_pretrained wrote")
         try:
             kind = json.loads((folder / "config.json").read_text()).get("model_type")
         except (ValueError, AttributeError) as error:
             raise UnusableModel(f"config.json of '{path}' cannot be read: {first_line(error)}") from error
         if kind not in self.KINDS:
-            mine = " or ".join(f"'{name}'" for name in self.KINDS)
-            fitting = [cls.__name__ for cls in TransformersModel.__subclasses__() if kind in cls.KINDS]
-            hint = f"load it with {fitting[0]}" if fitting else f"give a {type(self).__name__} in transformers' format"
-            raise UnusableModel(f"'{path}' is a model of type '{kind}', not {mine}; {hint}")
+            kinds = " or ".join(f"'{name}'" for name in self.KINDS)
+            classes = [cls.__name__ for cls in TransformersModel.__subclasses__() if kind in cls.KINDS]
+            hint = f"load it with {classes[0]}" if classes else f"give a {type(self).__name__} in transformers' format"
+            raise UnusableModel(f"'{path}' is a model of type '{kind}', not {kinds}; {hint}")
         return str(kind)
 
 
 def _folder(path: str, revision: str | None) -> Path:
-    """The folder with the model's files; from the Hub come the ``.bin`` files only where there are no others."""
+    """The folder with the model's files. The Hub's ``.bin`` files are fetched only where it has no safetensors."""
     others = ("config.json", *SETTINGS, *TOKENIZER_FILES)
     folder = locate(path, (*others, *SAFE_WEIGHTS, "model-*.safetensors"), revision)
     if folder.is_file():
@@ -148,13 +146,13 @@ def _load_network(model: Any, folder: Path, path: str, dtype: torch.dtype) -> nn
         # The library would go on with random numbers in their place.
         rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UnusableModel(f"the weights of '{path}' are incomplete: they lack {missing[0]}{rest}")
-    loaded: nn.Module = network
-    return loaded
+    assert isinstance(network, nn.Module)
+    return network
 
 
 @contextmanager
 def _quiet_library() -> Iterator[None]:
-    """No progress bar for every model, however small, and no report of what we check ourselves."""
+    """Turn off the library's progress bars, and its reports of what is checked here."""
     bars, verbosity = library_logging.is_progress_bar_enabled(), library_logging.get_verbosity()
     library_logging.disable_progress_bar()
     library_logging.set_verbosity_error()
