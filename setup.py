@@ -33,10 +33,12 @@ setup(
         "sentencepiece",  # the tokenizer of SigLIP
         "protobuf",  # which the transformers library asks for beside it
         "tensorboard",
+        "imageio",
         "matplotlib",
         "numpy",
         "pillow",
         "pyyaml",
+        "rich",
         "scipy",
         "tqdm",
     ],

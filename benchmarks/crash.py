@@ -22,25 +22,25 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from furl_lightning.method.success_memory import SuccessMemory
-from furl_lightning.replay.buffer import FIELDS, Replay
+from furl_lightning.method.success_memory import MemorySettings, SuccessMemory
+from furl_lightning.replay.buffer import FIELDS, ReplayBuffer
 from furl_lightning.replay.journal import Journal
 from furl_lightning.training.checkpoint import load_whole
 
 SETTINGS: dict[str, Any] = {
     "data.tasks": "[drawer-close]",
-    "data.goal": "random",
-    "data.start_steps": 200,
-    "data.steps_per_iteration": 10,
-    "data.batch_size": 32,
-    "data.replay_size": 500,
-    "data.memory_size": 500,
-    "data.num_workers": 1,
-    "data.save_every": 50,
-    "data.eval_every": 500,
-    "data.eval_episodes": 1,
-    "model.hidden": "[64, 64]",
-    "model.relay_threshold": 200,
+    "data.env.goal": "random",
+    "data.collection.start_steps": 200,
+    "data.collection.steps_per_iteration": 10,
+    "data.replay.batch_size": 32,
+    "data.replay.size": 500,
+    "data.memory.size": 500,
+    "data.collection.num_workers": 1,
+    "data.checkpoints.every": 50,
+    "data.evaluation.every": 500,
+    "data.evaluation.episodes": 1,
+    "model.sac.hidden": "[64, 64]",
+    "model.relay.threshold": 200,
     "model.log_every": 10,
     "trainer.enable_progress_bar": "false",
     "trainer.accelerator": "cpu",
@@ -134,7 +134,8 @@ def contents(folder: Path) -> dict[str, Any]:
     checkpoint = load_whole(folder / "checkpoints" / "last.ckpt")
     state = checkpoint["FuRLDataModule"]
     num, width = state["goal_embedding"].shape
-    replay, memory = Replay(SETTINGS["data.replay_size"]), SuccessMemory(num, SETTINGS["data.memory_size"], width)
+    replay = ReplayBuffer(SETTINGS["data.replay.size"])
+    memory = SuccessMemory(num, width, MemorySettings(size=SETTINGS["data.memory.size"]))
     memory.load_counters(state["memory"])
     Journal(None).restore(state.pop("journal"), folder / "checkpoints", replay, memory)
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})

@@ -38,17 +38,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import vlm as full_size
 from furl_lightning.agents.optim import PopulationAdam
+from furl_lightning.agents.transitions import Transitions
 from furl_lightning.commands.fit import fit
-from furl_lightning.data.datamodule import Batch
-from furl_lightning.envs.fleet import SimulatorSettings
 from furl_lightning.envs.metaworld import MetaWorldEnv
 from furl_lightning.envs.rendering import close_gl
-from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, Simulator
-from furl_lightning.method.alignment import AlignedReward
+from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, Simulator, SimulatorSettings
+from furl_lightning.method.learner import Batch, Learner
 from furl_lightning.randomness import Randomness
-from furl_lightning.replay.buffer import Replay
+from furl_lightning.replay.buffer import ReplayBuffer
 from furl_lightning.tasks import Agent, task_names
-from furl_lightning.training.module import FuRLModule
 from furl_lightning.vlm import VLM
 from furl_lightning.vlm.interface import Precision
 
@@ -154,24 +152,22 @@ class Bench:
         """Sampling and every part of an update; all agents in the success phase and in the relay, the dearest case."""
         agents = population(num)
         randomness = Randomness(agents)
-        module = FuRLModule(_Texts(vlm.width))
-        module.build(agents, ["open it"] * num, randomness.init)
-        module.to(self.device)
-        optimizers = module.configure_optimizers()
-        module.optimizers = lambda use_pl_optimizer: optimizers  # type: ignore[method-assign,assignment]
+        learner = Learner(randomness.init, OBS_DIM, ACTION_DIM, torch.rand(num, vlm.width)).to(self.device)
+        optimizers = learner.optimizers()
+        assert optimizers.vlm_agent is not None and optimizers.heads is not None
         replay = filled_replay(num, vlm.width, self.device)
         generators = randomness.learning
         embedding = torch.rand(num, BATCH, vlm.width, device=self.device)
         triples = torch.stack([embedding, embedding.flip(1), embedding.flip(2)], 1)
 
-        def sample() -> dict[str, Tensor]:
-            transitions = replay.sample(BATCH, generators)
-            transitions["embedding"] = transitions["embedding"].float()
-            transitions["discount"] = 1.0 - transitions.pop("terminated").float()
-            return transitions
+        def sample() -> Transitions:
+            fields = replay.sample(BATCH, generators)
+            fields["embedding"] = fields["embedding"].float()
+            fields["discount"] = 1.0 - fields.pop("terminated").float()
+            return Transitions(**fields)
 
         def whole() -> None:
-            module.update(Batch(sample(), list(range(num)), triples, []), generators)
+            learner.update(Batch(sample(), range(num), triples), optimizers, generators)
 
         steps = TensorDict(replay.steps(0, 1), [1, num]).clone()
         transition = replay.bytes_per_transition * num
@@ -179,27 +175,32 @@ class Bench:
         self.part(num, name, "replay: sample a batch", sample, BATCH * (2 * transition + 6 * vlm.width * num))
         batch = sample()
         noise = torch.randn(2, num, BATCH, ACTION_DIM, device=self.device)
-        sac, reward = module.vlm_agent, module.reward
-        assert sac is not None and isinstance(reward, AlignedReward)
-        self.part(num, name, "reward of a batch", lambda: _without_grad(reward, batch["embedding"]))
+        sac, heads = learner.vlm_agent, learner.heads
+        assert sac is not None and heads is not None and batch.embedding is not None
+        self.part(num, name, "reward of a batch", partial(_without_grad, heads, batch.embedding))
         self.part(
             num,
             name,
             "heads: update",
-            lambda: reward.update_by_success(triples, optimizers[2]),
-            adam_bytes(optimizers[2]) + 4 * triples.nbytes / 3,
+            partial(heads.update_by_success, triples, optimizers.heads),
+            adam_bytes(optimizers.heads) + 4 * triples.nbytes / 3,
         )
         target = 3 * sum(p.nbytes for p in sac.target_critic.parameters())
+        adam = optimizers.vlm_agent
         self.part(
             num,
             name,
             "one SAC population: update",
-            lambda: sac.update(batch, batch["reward"], noise[0], noise[1], optimizers[0]),
-            adam_bytes(optimizers[0]) + target,
+            lambda: sac.update(batch, batch.reward, noise[0], noise[1], adam),
+            adam_bytes(adam) + target,
         )
-        self.part(num, name, "of it: Adam", lambda: optimizers[0].step(), adam_bytes(optimizers[0]))
+        self.part(num, name, "of it: Adam", lambda: adam.step(), adam_bytes(adam))
         self.part(num, name, "of it: target", lambda: sac.update_target(), target)
-        moved = sum(map(adam_bytes, optimizers)) + 2 * target + BATCH * (2 * transition + 6 * vlm.width * num)
+        moved = (
+            sum(adam_bytes(optimizer) for optimizer in optimizers if optimizer is not None)
+            + 2 * target
+            + BATCH * (2 * transition + 6 * vlm.width * num)
+        )
         self.part(num, name, WHOLE, whole, moved)
 
         def rounded() -> None:  # what --trainer.precision bf16-mixed does
@@ -266,9 +267,11 @@ class Bench:
             names = ", ".join({agent.task: None for agent in population(num)})
             seeds = list(range(max(1, num // 10)))
             argv = ["--data.tasks", f"[{names}]", "--data.seeds", str(seeds), "--runs", folder, "--name", "run"]
-            argv += ["--data.env_steps", str(steps), "--data.start_steps", str(start), "--data.goal_image", "false"]
+            argv += ["--data.env_steps", str(steps), "--data.goal_image", "false"]
+            argv += ["--data.collection.start_steps", str(start)]
             argv += ["--model.log_every", "50", "--trainer.accelerator", "gpu" if self.device.type == "cuda" else "cpu"]
-            argv += ["--data.eval_every", "100000000", "--data.save_every", "100000000", "--pictures", "false"]
+            argv += ["--data.evaluation.every", "100000000", "--data.checkpoints.every", "100000000"]
+            argv += ["--pictures", "false"]
             if fit([*argv, *options]):
                 raise SystemExit("furl-fit failed")
             with (Path(folder) / "run/metrics.csv").open() as file:
@@ -294,32 +297,15 @@ class Bench:
         )
 
 
-class _Texts(VLM):
-    """Stands for a VLM where only its width matters: the learner is given embeddings."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(torch.nn.Linear(1, 1))
-        self._width = width
-
-    width = property(lambda self: self._width)
-    name = fingerprint = "none"
-
-    def encode_images(self, frames: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def encode_texts(self, texts: list[str]) -> Tensor:
-        return torch.rand(len(texts), self._width)
-
-
 def population(num: int) -> list[Agent]:
     """MT10's tasks in turn, with as many seeds as it takes."""
     tasks = task_names("mt10")
     return [Agent(tasks[i % len(tasks)], i // len(tasks)) for i in range(num)]
 
 
-def filled_replay(num: int, width: int, device: torch.device) -> Replay:
+def filled_replay(num: int, width: int, device: torch.device) -> ReplayBuffer:
     """A full buffer of random transitions."""
-    replay = Replay(HELD, device)
+    replay = ReplayBuffer(HELD, device)
     shapes: dict[str, tuple[int, ...]] = {
         "observation": (OBS_DIM,), "action": (ACTION_DIM,), "next_observation": (OBS_DIM,), "reward": (),
         "terminated": (), "embedding": (width,), "goal_distance": (),
@@ -335,14 +321,14 @@ def adam_bytes(optimizer: PopulationAdam) -> int:
     return 7 * sum(p.nbytes for group in optimizer.param_groups for p in group["params"])
 
 
-def _without_grad(reward: AlignedReward, embedding: Tensor) -> Tensor:
+def _without_grad(reward: torch.nn.Module, embedding: Tensor) -> Tensor:
     with torch.no_grad():
         return reward(embedding)
 
 
 def make_vlm(name: str, folder: Path, precision: Precision) -> tuple[VLM, list[str]]:
     """A model at full size, and furl-fit's options for it."""
-    vlm = full_size.FAMILIES[VLMS[name]][1](folder, precision, False)
+    vlm = full_size.FAMILIES[VLMS[name]][1](folder, precision)
     options = {
         "embedded": ["--model.vlm", "Embedded"],
         "clip_b32": ["--model.vlm", "CLIP", "--model.vlm.path", str(folder)],
@@ -419,11 +405,11 @@ def main() -> None:
                     vlm = made[name, precision][0].to(bench.device)
                     bench.embedding(num, vlm, name, precision)
         if given.runs:
-            most = ["--data.num_workers", str(max(workers))]
+            most = ["--data.collection.num_workers", str(max(workers))]
             ways = {
-                "one process": ["--data.num_workers", "0"],
+                "one process": ["--data.collection.num_workers", "0"],
                 f"{max(workers)} workers": most,
-                f"{max(workers)} workers, overlapped": [*most, "--data.overlap", "true"],
+                f"{max(workers)} workers, overlapped": [*most, "--data.collection.overlap", "true"],
             }
             for num in agents:
                 for way, options in ways.items():

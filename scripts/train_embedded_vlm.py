@@ -1,20 +1,17 @@
 """Train the embedded vision-language model: ``python scripts/train_embedded_vlm.py --out FOLDER``.
 
-Two stages: ``data`` renders episodes of the forty tasks outside MT10, but for the tasks that the
-cache holds already; ``train`` fits a small CLIP to the frames and their captions with CLIP's symmetric
-contrastive loss, in which every caption that holds for a frame counts as its positive.
+Two stages: ``data`` renders episodes of those of the forty tasks outside MT10 that the cache lacks;
+``train`` fits a small CLIP to the frames and their captions with CLIP's symmetric contrastive loss, in
+which every caption that is true of a frame counts as its positive.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,8 @@ import numpy as np
 import torch
 import torch.distributed
 import torch.nn.functional as F
-from embedded_vlm_captions import GENERIC, NUM_STAGES, captions, find_scale, stages
+from embedded_vlm_captions import GENERIC, NUM_STAGES, captions
+from embedded_vlm_frames import SIZE, TRAINING_TASKS, Frames, load_frames, make_data, missing_tasks
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -31,107 +29,16 @@ from torch.multiprocessing.spawn import spawn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from furl_lightning.envs.episodes import Manner, record
-from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS
+from furl_lightning.tasks import INSTRUCTIONS
 
-TRAINING_TASKS = TASK_SETS["mt50"][10:]
-"""The tasks outside MT10; of MT10 no frame is ever trained on."""
-FIRST_SEED = 10_000
-"""Of the training episodes; the seeds below it are for measuring."""
-SIZE = 128
-"""Height and width that frames are kept in; the model looks at the centre of them."""
 CROP = 120
+"""Height and width of the pictures that the model sees."""
 CONTEXT = 32
-PLAN: tuple[tuple[Manner, int, int], ...] = (
-    ("expert", 9, 3),
-    ("noisy", 5, 4),
-    ("interrupted", 4, 4),
-    ("halted", 1, 8),
-    ("random", 2, 8),
-)
-"""Episodes of each training task: manner, how many, environment steps between frames."""
-
-
-def make_data(folder: Path, processes: int) -> None:
-    """Render the episodes of every training task into ``folder``, a file a task; skips what is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = [(task, folder / f"{task}.npz") for task in TRAINING_TASKS if not (folder / f"{task}.npz").exists()]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for done, task in enumerate(pool.imap_unordered(_make_task, wanted), 1):
-            print(f"data {done}/{len(wanted)}: {task}", flush=True)
-
-
-def _make_task(wanted: tuple[str, Path]) -> str:
-    torch.set_num_threads(1)
-    task, path = wanted
-    columns: dict[str, list[np.ndarray]] = {}
-    seed = FIRST_SEED
-    for manner, count, every in PLAN:
-        for _ in range(count):
-            episode = record(task, seed, "fixed" if seed % 2 else "random", manner, every, SIZE)
-            length = len(episode.frames)
-            extra = {"episode": np.full(length, seed - FIRST_SEED), "expert": np.full(length, manner == "expert")}
-            for name, values in {**vars(episode), **extra}.items():
-                columns.setdefault(name, []).append(values)
-            seed += 1
-    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    whole: dict[str, Any] = {name: np.concatenate(values) for name, values in columns.items()}
-    np.savez(temporary, **whole)
-    temporary.rename(path)
-    return task
-
-
-@dataclass
-class Frames:
-    """All training frames, F of them, with what their captions are made of."""
-
-    pixels: np.ndarray  # uint8 [F, size, size, 3]
-    task: np.ndarray  # int64 [F], index into TRAINING_TASKS
-    stage: np.ndarray  # int64 [F]
-    state: Tensor  # float32 [F, 11], standardised: hand, object, goal, opening, share of the way
-    pairs: list[tuple[int, int]]  # first frame and first success of the experts' episodes
-    by_stage: list[list[np.ndarray]]  # of each task, of each of its stages: the frames
-
-
-def load_frames(folder: Path) -> Frames:
-    """Read what :func:`make_data` wrote."""
-    pixels, tasks, found_stages, states = [], [], [], []
-    pairs: list[tuple[int, int]] = []
-    by_stage: list[list[np.ndarray]] = []
-    offset = 0
-    for index, task in enumerate(TRAINING_TASKS):
-        path = folder / f"{task}.npz"
-        if not path.exists():
-            raise ValueError(f"{path} is missing; run --stage data with the same --cache first")
-        with np.load(path) as file:
-            column = {name: file[name] for name in file.files}
-        away = np.linalg.norm(column["hand"] - column["object"], axis=1)
-        episodes = [np.flatnonzero(column["episode"] == number) for number in np.unique(column["episode"])]
-        firsts = [
-            (int(rows[0]), int(rows[column["success"][rows].argmax()]))
-            for rows in episodes
-            if column["expert"][rows[0]] and column["success"][rows].any()
-        ]
-        expert = column["expert"].astype(bool)
-        scale = find_scale(away[expert], column["to_target"], np.array([last for _, last in firsts]))
-        sorted_rows = [stages(scale, away[r], column["to_target"][r], column["success"][r]) for r in episodes]
-        stage = np.concatenate([found for found, _ in sorted_rows])
-        share = np.concatenate([found for _, found in sorted_rows])
-        by_stage.append([offset + np.flatnonzero(stage == s) for s in range(NUM_STAGES) if (stage == s).any()])
-        pairs += [(offset + first, offset + last) for first, last in firsts]
-        places = [column["hand"], column["object"], column["goal"]]
-        states.append(np.column_stack([*places, column["opening"], share]).astype(np.float32))
-        pixels.append(column["frames"])
-        tasks.append(np.full(len(stage), index))
-        found_stages.append(stage)
-        offset += len(stage)
-    state = torch.from_numpy(np.concatenate(states))
-    state = (state - state.mean(0)) / state.std(0)
-    return Frames(np.concatenate(pixels), np.concatenate(tasks), np.concatenate(found_stages), state, pairs, by_stage)
+"""Tokens that a text may have."""
 
 
 class CaptionTable:
-    """Which caption holds for which task and stage, and with what weight."""
+    """Which caption is true of which task and stage, and with what weight."""
 
     def __init__(self) -> None:
         of_task = [captions(task) | GENERIC for task in TRAINING_TASKS]
@@ -144,7 +51,7 @@ class CaptionTable:
 
 
 def make_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
-    """CLIP's tokenizer with a small byte-level vocabulary: short on these texts, able to read any."""
+    """CLIP's tokenizer with a small byte-level vocabulary: few tokens for these texts, and able to read any."""
     pattern = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = pattern.normalizer, pattern.pre_tokenizer
@@ -159,7 +66,7 @@ def make_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
 
 
 def make_model(vocabulary: int) -> CLIPModel:
-    """A CLIP of about four million parameters, at random."""
+    """A CLIP of about four million parameters with random weights."""
     tower = {"hidden_act": "gelu_pytorch_tanh", "attention_dropout": 0.0}
     return CLIPModel(
         CLIPConfig(
@@ -190,12 +97,12 @@ def make_model(vocabulary: int) -> CLIPModel:
 
 
 @torch.no_grad()
-def see_differences(model: CLIPModel, frames: Frames, settings: CLIPImageProcessorPil) -> None:
-    """Begin with patch embeddings that show where a frame differs from the average frame, and how.
+def whiten_patches(model: CLIPModel, frames: Frames, settings: CLIPImageProcessorPil) -> None:
+    """Initialise the patch embeddings so that they show where a frame differs from the average frame, and how.
 
-    The camera never moves: nearly all of a frame is the same in all of them, and a random start
-    spends most of the training on finding that out. The embedding's filters begin as the principal
-    components of the patches, and each position's vector cancels the average patch that is there.
+    The camera never moves, so that nearly all of a frame is the same in all frames; from random weights
+    most of the training goes into learning that. The embedding's filters are set to the principal
+    components of the patches, and each position's vector cancels the average patch there.
     """
     rows = np.random.default_rng(0).choice(len(frames.task), 2000, replace=False)
     edge = (SIZE - CROP) // 2
@@ -216,9 +123,9 @@ def see_differences(model: CLIPModel, frames: Frames, settings: CLIPImageProcess
 
 
 def batches(frames: Frames, random: np.random.Generator, tasks: int, each: int) -> Iterator[np.ndarray]:
-    """Indices of frames without end: of a few tasks many frames, every stage as often as the next.
+    """Indices of frames, endlessly: many frames of a few tasks, all stages equally often.
 
-    So the negatives of a frame are the same scene at other stages, not just other scenes.
+    The negatives of a frame are so the same scene at other stages, not just other scenes.
     """
     while True:
         rows: list[int] = []
@@ -252,14 +159,14 @@ def contrastive_loss(cosine: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
     Args:
         cosine: of each image and text, [B, U].
         scale: the inverse temperature.
-        weight: with which a text holds for an image, [B, U]; every image has one, not every text.
+        weight: of each text for each image, [B, U]; every image has a text, not every text an image.
     """
     logits = cosine * scale
     of_image = weight / weight.sum(1, keepdim=True)
-    held = weight.sum(0) > 0.2
-    of_text = weight[:, held] / weight[:, held].sum(0, keepdim=True)
+    texts = weight.sum(0) > 0.2  # those that are true of an image
+    of_text = weight[:, texts] / weight[:, texts].sum(0, keepdim=True)
     image_loss = -(of_image * logits.log_softmax(1)).sum(1).mean()
-    text_loss = -(of_text * logits[:, held].log_softmax(0)).sum(0).mean()
+    text_loss = -(of_text * logits[:, texts].log_softmax(0)).sum(0).mean()
     return (image_loss + text_loss) / 2
 
 
@@ -274,11 +181,11 @@ def train(
     seed: int,
     early: float,
 ) -> None:
-    """Fit the model for so many steps, or else ``minutes`` of wall-clock time, and save it to ``out``.
+    """Fit the model for ``steps`` steps, or else ``minutes`` of wall-clock time, and save it to ``out``.
 
     With ``early`` it is saved a first time after that many minutes, or that share of ``minutes`` in steps.
 
-    Each of the processes has batches of its own and one thread: on a busy machine two threads of
+    Every process draws its own batches and has one thread, because on a busy machine two threads of
     one process wait for each other most of the time. Gradients are averaged.
     """
     torch.set_num_threads(1)
@@ -290,56 +197,55 @@ def train(
     tokenizer = make_tokenizer([*table.texts, *INSTRUCTIONS.values()])
     settings = CLIPImageProcessorPil(size={"height": SIZE, "width": SIZE}, crop_size={"height": CROP, "width": CROP})
     model = make_model(len(tokenizer)).train()
-    see_differences(model, frames, settings)
-    # Regressing the simulator's state teaches the image tower where things are; dropped afterwards.
-    regress = nn.Linear(model.config.projection_dim, frames.state.shape[1])
-    everything = [*model.parameters(), *regress.parameters()]
-    decayed = [p for p in everything if p.ndim > 1]
-    rest = [p for p in everything if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    whiten_patches(model, frames, settings)
+    # Regression of the simulator's state teaches the image tower where things are; it is dropped afterwards.
+    regression = nn.Linear(model.config.projection_dim, frames.state.shape[1])
+    parameters = [*model.parameters(), *regression.parameters()]
+    matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
-    started, spent, seen = time.monotonic(), 0.0, torch.zeros(3)
+    start, progress, totals = time.monotonic(), 0.0, torch.zeros(3)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     if rank == 0:
         print(f"{len(frames.task)} frames, {len(table.texts)} captions, {len(tokenizer)} tokens, ", end="")
         print(f"{size:.2f} million parameters", flush=True)
     for step, rows in enumerate(batches(frames, random, tasks=10, each=15), 1):
-        lr = 1e-3 * min(1.0, step / 40) * (0.5 + 0.5 * np.cos(np.pi * spent))
+        lr = 1e-3 * min(1.0, step / 40) * (0.5 + 0.5 * np.cos(np.pi * progress))
         for group in optimizer.param_groups:
             group["lr"] = lr
         weight = table.weight[frames.task[rows], frames.stage[rows]]  # [B, caption]
-        # Each image's texts and as many that hold for none, so that the rest of the table counts too.
-        present = table.weight[np.unique(frames.task[rows])].sum((0, 1)) > 0
-        chosen = present & (torch.from_numpy(random.random(len(table.texts))) < 0.5)
-        chosen |= torch.from_numpy(random.random(len(table.texts))) < 0.05
-        chosen |= F.one_hot(weight.argmax(1), len(table.texts)).sum(0) > 0
-        texts = [table.texts[number] for number in chosen.nonzero()[:, 0]]
+        # The images' texts, half of those of their tasks, and a few of the rest of the table.
+        of_tasks = table.weight[np.unique(frames.task[rows])].sum((0, 1)) > 0
+        in_batch = of_tasks & (torch.from_numpy(random.random(len(table.texts))) < 0.5)
+        in_batch |= torch.from_numpy(random.random(len(table.texts))) < 0.05
+        in_batch |= F.one_hot(weight.argmax(1), len(table.texts)).sum(0) > 0
+        texts = [table.texts[number] for number in in_batch.nonzero()[:, 0]]
         tokens = tokenizer(texts, padding=True, return_tensors="pt")
         with torch.autocast("cpu", torch.bfloat16):
             image = model.get_image_features(pixel_values=augment(frames.pixels[rows], random, settings)).pooler_output
             text = model.get_text_features(**tokens).pooler_output
         image, text = image.float(), text.float()
         cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-        alike = contrastive_loss(cosine, model.logit_scale.exp().clamp(max=60), weight[:, chosen])
-        state = F.smooth_l1_loss(regress(image), frames.state[rows])
+        contrast = contrastive_loss(cosine, model.logit_scale.exp().clamp(max=60), weight[:, in_batch])
+        state = F.smooth_l1_loss(regression(image), frames.state[rows])
         optimizer.zero_grad()
-        (alike + state).backward()
-        done = step / steps if steps else (time.monotonic() - started) / 60 / minutes
-        spent = average_gradients(everything, done)
-        nn.utils.clip_grad_norm_(everything, 1.0)
+        (contrast + state).backward()
+        elapsed = step / steps if steps else (time.monotonic() - start) / 60 / minutes
+        progress = average_gradients(parameters, elapsed)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        seen += torch.tensor([1.0, alike.item(), state.item()])
+        totals += torch.tensor([1.0, contrast.item(), state.item()])
         if step % 10 == 0:
             if rank == 0:
                 print(
-                    f"step {step}, {100 * spent:.1f} % done, contrast {seen[1] / seen[0]:.3f}, "
-                    f"state {seen[2] / seen[0]:.4f}, scale {model.logit_scale.exp().item():.1f}, lr {lr:.2e}",
+                    f"step {step}, {100 * progress:.1f} % done, contrast {totals[1] / totals[0]:.3f}, "
+                    f"state {totals[2] / totals[0]:.4f}, scale {model.logit_scale.exp().item():.1f}, lr {lr:.2e}",
                     flush=True,
                 )
-            seen.zero_()
-        if spent >= 1:
+            totals.zero_()
+        if progress >= 1:
             break
-        if early and spent * minutes >= early:
+        if early and progress * minutes >= early:
             if rank == 0:
                 save(model, tokenizer, settings, frames, out)
             early = 2.5 * early
@@ -349,9 +255,9 @@ def train(
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], number: float) -> float:
-    """Average gradients over the processes, and a number with them, so that all see the same."""
-    found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([*(grad.reshape(-1) for grad in found), torch.tensor([number])])
+    """Average gradients over the processes, and a number with them, which is returned."""
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), torch.tensor([number])])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
     pieces = flat.split([*(p.numel() for p in parameters), 1])
@@ -390,14 +296,16 @@ def save(
 
 
 def main() -> None:
-    """Run the stages that the command line asks for."""
+    """Run one stage or both."""
     parser = argparse.ArgumentParser(description="Train the embedded vision-language model.")
     parser.add_argument("--stage", choices=["all", "data", "train"], default="all")
     parser.add_argument("--out", type=Path, default=Path("build/embedded_vlm/model"), help="the model's folder")
     parser.add_argument("--cache", type=Path, default=Path("build/embedded_vlm"), help="for the rendered episodes")
     parser.add_argument("--minutes", type=float, default=20.0, help="wall-clock time for the training itself")
-    parser.add_argument("--steps", type=int, help="train for so many steps instead, which can be repeated exactly")
-    parser.add_argument("--early", type=float, default=0.0, help="also save after so many minutes; 0: at the end only")
+    parser.add_argument("--steps", type=int, help="steps in place of --minutes, which can be repeated exactly")
+    parser.add_argument(
+        "--early", type=float, default=0.0, help="minutes after which the model is also saved; 0: at the end only"
+    )
     parser.add_argument("--processes", type=int, default=2, help="for rendering and for training")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and augmentation")
     args = parser.parse_args()
@@ -410,6 +318,8 @@ def main() -> None:
     if args.stage != "train":
         make_data(args.cache, args.processes)
     if args.stage != "data":
+        if missing := missing_tasks(args.cache):
+            parser.error(f"{args.cache} has no episodes of {', '.join(missing)}; run --stage data first")
         with tempfile.TemporaryDirectory() as meeting:
             settings = (args.processes, meeting, args.cache, args.out, args.minutes, args.steps, args.seed, args.early)
             spawn(train, settings, nprocs=args.processes)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from furl_lightning.commands.config_files import expand, load
-from furl_lightning.commands.fit import check
+from furl_lightning.commands.options import check
 from furl_lightning.utils.errors import BadInput
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -43,7 +43,7 @@ def test_no_block_stands_twice() -> None:
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.parts[0] != "sweep"], ids=str)
 def test_a_file_is_taken_by_furl_fit(file: Path) -> None:
-    assert check(["--config", str(CONF / "mt10.yaml"), "--config", str(CONF / file)]).env_steps > 0
+    assert check(["--config", str(CONF / "mt10.yaml"), "--config", str(CONF / file)]).env_steps_total > 0
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from pytorch_lightning import Trainer
 from tensordict import TensorDictBase
 
 from furl_lightning.commands.fit import fit
-from furl_lightning.data.datamodule import Batch, FuRLDataModule
+from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.data.policy import DeterministicPolicy
+from furl_lightning.method.learner import Batch
 from furl_lightning.replay.journal import DamagedFile
 from furl_lightning.training.checkpoint import Checkpoints, load_checkpoint, load_whole
 from furl_lightning.training.module import FuRLModule
@@ -270,9 +271,8 @@ def test_resuming_another_run_names_each_difference(
 
 def test_resuming_allows_another_length_evaluation_log_and_workers(short_run: Path, tmp_path: Path) -> None:
     shutil.copytree(short_run, tmp_path / "short")
-    changes = {
-        "data.env_steps": 80, "data.evaluation.every": 70, "data.collection.num_workers": 1, "model.log_every": 10, "data.checkpoints.keep": 2,
-    }  # fmt: skip
+    changes = {"data.env_steps": 80, "data.evaluation.every": 70, "model.log_every": 10}
+    changes |= {"data.collection.num_workers": 1, "data.checkpoints.keep": 2}
     flags = [x for key, value in changes.items() for x in (f"--{key}", str(value))]
     assert fit(["--runs", str(tmp_path), "--name", "short", "--ckpt_path", "last", *flags]) == 0
     saved = load(tmp_path / "short")
@@ -303,7 +303,7 @@ def test_a_nan_stops_with_the_agents_name_and_a_checkpoint_from_before(
     def poisoned(self: FuRLDataModule) -> Batch:
         batch = sample(self)
         if self.env_steps >= 70:
-            batch.transitions["reward"][1, 0] = torch.nan
+            batch.transitions.reward[1, 0] = torch.nan
         return batch
 
     monkeypatch.setattr(FuRLDataModule, "sample", poisoned)
@@ -329,8 +329,8 @@ def test_parameters_that_are_no_numbers_are_not_saved(
     def broken(self: Checkpoints, trainer: Trainer) -> None:
         if trainer.datamodule.env_steps == 20:  # type: ignore[attr-defined]
             module = trainer.lightning_module
-            assert isinstance(module, FuRLModule) and module.vlm_agent is not None
-            module.vlm_agent.log_alpha.data[0] = torch.inf
+            assert isinstance(module, FuRLModule) and module.built.vlm_agent is not None
+            module.built.vlm_agent.log_alpha.data[0] = torch.inf
         save(self, trainer)
 
     monkeypatch.setattr(Checkpoints, "save", broken)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import runpy
 from pathlib import Path
@@ -10,9 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.commands.options import check
 from furl_lightning.method.learner import TAGS
-from furl_lightning.training.module import FuRLModule
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,11 +22,10 @@ def test_every_metric_of_an_update_has_a_line() -> None:
 
 @pytest.mark.parametrize("goal", ["fixed", "random"])
 def test_paper_configs_set_what_exists(goal: str) -> None:
-    config = yaml.safe_load((ROOT / f"conf/paper/mt10_{goal}.yaml").read_text())
-    data = FuRLDataModule(**config["data"])
+    data = check(["--config", str(ROOT / f"conf/paper/mt10_{goal}.yaml")])
     assert len(data.agents) == 50
-    assert (data.env.goal, data.memory.lag_rule, data.env_steps_total) == (goal, "published", 1_000_000)
-    assert set(config["model"]) <= set(inspect.signature(FuRLModule).parameters)
+    published = (goal, "published", 1_000_000)
+    assert (data.env_settings.goal, data.memory_settings.lag_rule, data.env_steps_total) == published
 
 
 def test_readmes_evidence_is_made_from_the_results(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_agents_learn_and_sac_stops_with_the_relay(run: Run) -> None:
         (["--data.env.goal", "fixd"], "data.env.goal must be fixed or random, not 'fixd'; the nearest is 'fixed'"),
         (["--data.env_steps", "-5"], "data.env_steps must be at least 1, not -5"),
         (["--data.replay.batch_size", "0"], "data.replay.batch_size must be at least 1, not 0"),
-        (["--data.collection.start_steps", "-1"], "data.collection.start_steps must not be negative, but is -1"),
+        (["--data.collection.start_steps", "-1"], "data.collection.start_steps must be at least 0, not -1"),
         (["--data.env_steps", "many"], "data.env_steps must be a whole number, not 'many'"),
         (["--data.seeds", "[1, 2, 1]"], "data.seeds has 1 twice; each agent needs a seed of its own"),
         (["--data.seeds", "[]"], "data.seeds is empty; give at least one, e.g. [0]"),
@@ -129,7 +129,7 @@ def test_a_run_folder_is_never_reused(run: Run, tmp_path: Path, capsys: pytest.C
         (["--ckpt_path", "last"], "give a larger --data.env_steps than 500"),
         (["--ckpt_path", "last", "--data.seeds", "[3]"], "drawer-close/3, the checkpoint's is drawer-close/0"),
         (["--ckpt_path", "last", "--data.env.goal", "random"], "data.env.goal is random, the checkpoint's is fixed"),
-        (["--ckpt_path", "last", "--model.vlm", "CLIP", "--model.alignment.width", "8"], "head_width"),
+        (["--ckpt_path", "last", "--model.vlm", "CLIP", "--model.alignment.width", "8"], "model.alignment.width"),
     ):
         assert fit([*argv, *flags]) == 2
         assert message in capsys.readouterr().err
@@ -191,10 +191,10 @@ def test_the_age_of_the_policies_that_act(overlap: bool, run: Run, monkeypatch: 
         return choose(self, observation, step)
 
     def step_and_note(self: FuRLModule, iteration: Iteration) -> None:
-        assert self.vlm_agent is not None and self.sac_agent is not None
-        before[iteration.env_steps] = copy([self.vlm_agent, self.sac_agent])
+        agents = [self.built.vlm_agent, self.built.sac_agent]
+        before[iteration.env_steps] = copy(agents)
         training_step(self, iteration)
-        learned[iteration.env_steps] = copy([self.vlm_agent, self.sac_agent])
+        learned[iteration.env_steps] = copy(agents)
 
     monkeypatch.setattr(RelayPolicy, "choose", choose_and_note)
     monkeypatch.setattr(FuRLModule, "training_step", step_and_note)

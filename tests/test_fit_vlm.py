@@ -55,7 +55,7 @@ def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
     tokenizer = save_tokenizer(tmp_path / "words")
     torch.save({"liv": {f"module.model.{name}": t for name, t in openai_weights().items()}}, tmp_path / "model.pt")
     settings = {"model__vlm": "LIV", "model__vlm__path": tmp_path / "model.pt", "model__vlm__tokenizer": tokenizer}
-    saved = run("robots", **settings, model__vlm__channels_last="true", data__env_steps=520)
+    saved = run("robots", **settings, data__env_steps=520)
     assert "of width 20" in saved["identity"]["model.vlm"]
 
 
@@ -68,10 +68,10 @@ def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
             "type 'clip', not 'siglip' or 'siglip2'; load it",
         ),
         (["--model.vlm", "TransformersModel"], "unknown VLM 'TransformersModel'; the nearest is '"),
-        (["--model.vlm.path", "{clip}"], "unknown option 'model.vlm.path'; Embedded takes precision, channels_last"),
+        (["--model.vlm.path", "{clip}"], "unknown option 'model.vlm.path'; Embedded takes precision, cuda_graph"),
         (["--model.vlm", "CLIP", "--model.vlm.pth", "x"], "unknown option 'model.vlm.pth'; CLIP takes path, precision"),
         (["--model.vlm.precision", "bf16"], "model.vlm.precision must be float32 or bfloat16, not 'bf16'; the nearest"),
-        (["--model.vlm.channels_last", "maybe"], "model.vlm.channels_last must be true or false, not 'maybe'"),
+        (["--model.vlm.cuda_graph", "maybe"], "model.vlm.cuda_graph must be true or false, not 'maybe'"),
         (["--config", "{yaml}"], "model.vlm.precision must be float32 or bfloat16, not 'bf16'; the nearest"),
         (["--model.vlm", "LIV", "--model.vlm.path", "{clip}"], "has no model.pt; give the file with the weights"),
         (["--model.vlm", "CLIP", "--model.vlm.path", "{half}"], "cannot be read"),

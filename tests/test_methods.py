@@ -45,7 +45,7 @@ def test_every_config_parses_over_mt10(file: Path, capsys: pytest.CaptureFixture
     assert printed("--config", str(CONF / "mt10.yaml"), "--config", str(CONF / file), capsys=capsys)
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] in ("ablation", "second_wind")], ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] in ("ablation", "beyond_paper")], ids=lambda f: f.stem)
 def test_an_ablation_changes_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["--config", str(CONF / "mt10.yaml")]
     lines = difflib.ndiff(printed(*base, capsys=capsys), printed(*base, "--config", str(CONF / file), capsys=capsys))
@@ -76,7 +76,7 @@ def test_a_method_has_what_it_uses(run: Run, tmp_path: Path, name: str) -> None:
     checkpoint = run(name, *method(name), **vlm, data__env_steps=520)
     learners, fields, metrics = EXPECTED[name]
     weights = checkpoint["state_dict"]
-    assert {key.split(".")[0] for key in weights} == learners
+    assert {key.split(".")[1] for key in weights} == learners
     trained = learners if "alignment" in metrics else learners - {"reward"}
     assert len(checkpoint["optimizer_states"]) == len(trained)
     frames = 0
@@ -124,7 +124,7 @@ def test_zero_shot_reward_is_the_cosine(run: Run, tmp_path: Path) -> None:
         with safe_open(file, "pt") as rings:
             held.append(rings.get_tensor("embedding").float())
     embedding = torch.cat(held)[-500:, 0]
-    cosine = torch.cosine_similarity(embedding, checkpoint["state_dict"]["reward.text_embedding"], dim=-1)
+    cosine = torch.cosine_similarity(embedding, checkpoint["state_dict"]["learner.reward.text_embedding"], dim=-1)
     rows = [line.split(",") for line in checkpoint["metrics"]]
     values = {tag: float(value) for step, tag, value in rows if step == "510"}
     assert values["reward/vlm_max"] == pytest.approx(float(cosine.max()), abs=2e-3)
@@ -230,7 +230,7 @@ def test_another_method_does_not_resume(run: Run, tmp_path: Path, capsys: pytest
         assert named in capsys.readouterr().err
 
 
-# -- a second wind
+# -- beyond the paper
 
 
 @pytest.mark.parametrize("capacity", [37, 60])

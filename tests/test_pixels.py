@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from furl_lightning.agents.encoder import ConvEncoder, FrameStack, draw_shifts, random_shift, shrink
+from furl_lightning.agents.encoder import ConvEncoder, FrameStack, draw_shifts, random_shift
 from furl_lightning.agents.networks import reset_parameters
-from furl_lightning.agents.sac import SAC
+from furl_lightning.agents.sac import SAC, SACSettings
+from furl_lightning.agents.transitions import Transitions
 from furl_lightning.commands.fit import fit
 from furl_lightning.data.policy import ActorCopy
+from furl_lightning.envs.metaworld import shrink
 from furl_lightning.randomness import normal
-from furl_lightning.replay.pixel_buffer import PixelReplay
+from furl_lightning.replay.pixel_buffer import PixelReplayBuffer
 
 from .conftest import Run, assert_same
 
@@ -80,24 +82,25 @@ def test_one_agents_frames_reach_no_other() -> None:
 
 def test_the_encoder_is_trained_by_the_critic_alone() -> None:
     """The actor's gradient does not reach it: without a critic's error it would stand still."""
-    agent, g = SAC(2, 50, 2, [16], tau=0.5, encoder=ConvEncoder(2, 15)), generators(2)
+    agent, g = SAC(2, 50, 2, SACSettings(hidden=(16,), lr=1e-3, tau=0.5), ConvEncoder(2, 15)), generators(2)
     agent.reset_parameters(g)
-    optimizer = agent.optimizer(1e-3)
-    batch = {
-        "observation": noise_frames(2, 4, 3, 15, 15),
-        "next_observation": noise_frames(2, 4, 3, 15, 15, seed=1),
-        "action": torch.zeros(2, 4, 2),
-        "discount": torch.ones(2, 4),
-    }
+    optimizer = agent.optimizer()
+    batch = Transitions(
+        observation=noise_frames(2, 4, 3, 15, 15),
+        next_observation=noise_frames(2, 4, 3, 15, 15, seed=1),
+        action=torch.zeros(2, 4, 2),
+        reward=torch.zeros(2, 4),
+        discount=torch.ones(2, 4),
+    )
     assert agent.encoder is not None and agent.target_encoder is not None
     start = [p.detach().clone() for p in agent.encoder.parameters()]
     for p, old in zip(agent.target_encoder.parameters(), start, strict=True):
         assert torch.equal(p, old)
-    features = agent.encoder(batch["observation"])
-    q = agent.critic(features, batch["action"])
+    features = agent.encoder(batch.observation)
+    q = agent.critic(features, batch.action)
     with torch.no_grad():
-        next_action, log_prob = agent.actor.sample(agent.encoder(batch["next_observation"]), torch.zeros(2, 4, 2))
-        next_q = agent.target_critic(agent.target_encoder(batch["next_observation"]), next_action).amin(1)
+        next_action, log_prob = agent.actor.sample(agent.encoder(batch.next_observation), torch.zeros(2, 4, 2))
+        next_q = agent.target_critic(agent.target_encoder(batch.next_observation), next_action).amin(1)
         target = 0.99 * (next_q - log_prob)
     loss = (q - target[:, None]).square().sum(1).mean(-1).sum()
     expected = torch.autograd.grad(loss, list(agent.encoder.parameters()))
@@ -159,7 +162,7 @@ def transitions(start: int, end: int, num: int) -> TensorDict:
     return TensorDict(fields, [end - start, num])
 
 
-def fill(replay: PixelReplay, start: int, end: int, num: int) -> None:
+def fill(replay: PixelReplayBuffer, start: int, end: int, num: int) -> None:
     """Append steps, with the resets' frames where episodes begin."""
     while start < end:
         if start % EPISODE == 0:
@@ -169,7 +172,7 @@ def fill(replay: PixelReplay, start: int, end: int, num: int) -> None:
         start = stop
 
 
-def assert_stacks(replay: PixelReplay, num: int) -> None:
+def assert_stacks(replay: PixelReplayBuffer, num: int) -> None:
     """Everything that may be drawn is right, and only what the ring's end has cut off may not."""
     held = range(replay.first_drawable, replay.steps_written)
     number = torch.tensor(held)[None].expand(num, -1)
@@ -188,7 +191,7 @@ def assert_stacks(replay: PixelReplay, num: int) -> None:
 
 @pytest.mark.parametrize("capacity", [7, 20, 21, 28, 33])
 def test_stacks_at_an_episodes_start_and_across_the_rings_end(capacity: int) -> None:
-    replay = PixelReplay(capacity, episode_steps=EPISODE)
+    replay = PixelReplayBuffer(capacity, episode_steps=EPISODE)
     for start in range(0, 90):
         fill(replay, start, start + 1, 2)
         assert_stacks(replay, 2)
@@ -200,7 +203,7 @@ def test_stacks_at_an_episodes_start_and_across_the_rings_end(capacity: int) -> 
 @pytest.mark.parametrize("end", [5, 20, 21, 37, 50])
 def test_frames_are_restored_where_they_stood(end: int) -> None:
     """From the pieces that a checkpoint writes, as :class:`Journal` hands them back."""
-    replay, restored = PixelReplay(20, episode_steps=EPISODE), PixelReplay(20, episode_steps=EPISODE)
+    replay, restored = PixelReplayBuffer(20, episode_steps=EPISODE), PixelReplayBuffer(20, episode_steps=EPISODE)
     fill(replay, 0, end, 2)
     middle = (replay.oldest + end) // 2
     for first, last in ((replay.oldest, middle), (middle, end)):
@@ -213,7 +216,7 @@ def test_frames_are_restored_where_they_stood(end: int) -> None:
 
 
 def test_an_episode_begins_where_it_may() -> None:
-    replay = PixelReplay(20, episode_steps=EPISODE)
+    replay = PixelReplayBuffer(20, episode_steps=EPISODE)
     with pytest.raises(ValueError, match="its first frame is missing"):
         replay.extend(transitions(0, 1, 1))
     fill(replay, 0, 3, 1)
@@ -222,7 +225,7 @@ def test_an_episode_begins_where_it_may() -> None:
 
 
 def test_a_policy_sees_what_the_replay_holds() -> None:
-    replay, stack = PixelReplay(20, episode_steps=EPISODE), FrameStack()
+    replay, stack = PixelReplayBuffer(20, episode_steps=EPISODE), FrameStack()
     fill(replay, 0, 12, 1)
     for n in range(12):
         episode, step = divmod(n, EPISODE)
@@ -248,7 +251,9 @@ def test_resumed_pixel_run_is_bit_equal(run: Run) -> None:
     resumed = run("stopped", "--ckpt_path", "last", **settings, data__env_steps=760)
     resumed["metrics"] = [line for line in resumed["metrics"] if not line.startswith("630,eval/")]
     assert_same(straight, resumed, ignore=("journal", "callbacks"))
-    assert {"vlm_agent.encoder.linear.weight", "sac_agent.target_encoder.linear.weight"} <= set(straight["state_dict"])
+    assert {"learner.vlm_agent.encoder.linear.weight", "learner.sac_agent.target_encoder.linear.weight"} <= set(
+        straight["state_dict"]
+    )
 
 
 def test_a_transition_takes_less_than_22_kilobytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,8 +280,8 @@ def test_a_transition_takes_less_than_22_kilobytes(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--data.env.pixel_size", "193"], ["data.env.pixel_size", "192", "data.env.render"]),
-        (["--data.env.pixel_size", "14"], ["data.env.pixel_size must be from 15"]),
+        (["--data.env.pixel_size", "193"], ["data.env.pixel_size must be between 15 and 192, not 193"]),
+        (["--data.env.pixel_size", "14"], ["data.env.pixel_size must be between 15 and 192, not 14"]),
         (
             ["--data.env.obs", "pixels", "--data.env.pixel_size", "121"],
             ["data.env.pixel_size 121", "model.vlm sees (120)"],
@@ -343,11 +348,11 @@ def test_drq_learns_to_bring_a_dot_onto_another() -> None:
     """From pixels alone, in about half a minute on one core; a policy that does not look seldom gets there."""
     batch_size, random_episodes = 64, 10
     world, g = Dot(1, seed=0), generators(1)
-    agent = SAC(1, 50, 2, [64], gamma=0.6, tau=0.05, encoder=ConvEncoder(1, world.size))
+    agent = SAC(1, 50, 2, SACSettings(hidden=(64,), lr=2e-3, gamma=0.6, tau=0.05), ConvEncoder(1, world.size))
     agent.reset_parameters(g)
     agent.log_alpha.data.fill_(-3.0)
-    optimizer = agent.optimizer(2e-3)
-    replay = PixelReplay(3000, episode_steps=world.length)
+    optimizer = agent.optimizer()
+    replay = PixelReplayBuffer(3000, episode_steps=world.length)
     assert share_reached(agent) < 0.3
     for episode in range(260):
         frame, stack = world.reset(), FrameStack()
@@ -363,12 +368,16 @@ def test_drq_learns_to_bring_a_dot_onto_another() -> None:
             replay.extend(TensorDict({name: values[None] for name, values in step.items()}, [1, 1]))
             if episode < random_episodes:
                 continue
-            batch = replay.sample(batch_size, g)
+            fields = replay.sample(batch_size, g)
             shift = draw_shifts(g, 2, batch_size, most=1)
-            frames = batch.pop("frames")
-            batch["observation"] = random_shift(frames[:, :, :-1], shift[:, 0])
-            batch["next_observation"] = random_shift(frames[:, :, 1:], shift[:, 1])
-            batch["discount"] = torch.ones(1, batch_size)
+            before, after = fields["frames"][:, :, :-1], fields["frames"][:, :, 1:]
+            batch = Transitions(
+                observation=random_shift(before, shift[:, 0]),
+                next_observation=random_shift(after, shift[:, 1]),
+                action=fields["action"],
+                reward=fields["reward"],
+                discount=torch.ones(1, batch_size),
+            )
             noise = normal(g, 2, batch_size, 2)
-            agent.update(batch, batch["reward"], noise[:, 0], noise[:, 1], optimizer)
+            agent.update(batch, batch.reward, noise[:, 0], noise[:, 1], optimizer)
     assert share_reached(agent) > 0.6

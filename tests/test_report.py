@@ -22,7 +22,7 @@ from furl_lightning.analysis.intervals import interquartile_mean, stratified_boo
 from furl_lightning.analysis.report import group
 from furl_lightning.commands.report import report
 from furl_lightning.runs.metrics_csv import MetricsCSV
-from furl_lightning.runs.read import labels, method, read
+from furl_lightning.runs.read import NoRun, labels, method, read
 from furl_lightning.tasks import TASK_SETS
 from furl_lightning.utils.text_table import text_table
 
@@ -360,6 +360,31 @@ def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert len(lines) == 1 and lines[0].startswith("furl-report: ") and message in lines[0], lines
     assert not (tmp_path / "out").exists() and [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
     assert report([str(one), str(two), "--tasks", "reach", *out]) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("model: [", "is no configuration of furl-fit: "),
+        ("- 1", "is no configuration of furl-fit: it has no settings"),
+        ("data: {tasks: [reach], seeds: [0], env_steps: 10, goal: fixed}", "it has no model.vlm, data.env.goal"),
+        (
+            "{model: {vlm: null}, data: {tasks: [reach], seeds: 3, env_steps: 10, env: {goal: fixed}}}",
+            "data.seeds must be a list",
+        ),
+        (
+            "{model: {vlm: null}, data: {tasks: [reech], seeds: [3], env_steps: 10, env: {goal: fixed}}}",
+            "unknown task 'reech'; the nearest is 'reach'",
+        ),
+    ],
+)
+def test_configurations_that_cannot_be_read(tmp_path: Path, config: str, message: str) -> None:
+    """Of other versions, or damaged: one line that names the file."""
+    folder = write_run(tmp_path / "a", ["reach"], [0], drawn(1))
+    (folder / "config.yaml").write_text(config)
+    with pytest.raises(NoRun, match=re.escape(message)) as error:
+        read(folder)
+    assert str(folder / "config.yaml") in str(error.value) and "\n" not in str(error.value)
 
 
 def test_real_runs(run: Run, tmp_path: Path) -> None:

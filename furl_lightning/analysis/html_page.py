@@ -47,10 +47,10 @@ class Page:
             f"<tbody>{''.join(body)}</tbody></table>"
         )
 
-    def picture(self, png: bytes, says: str) -> None:
-        """A picture, held in the page itself."""
+    def picture(self, png: bytes, description: str) -> None:
+        """A picture, held in the page itself; the description is for those who cannot see it."""
         data = base64.b64encode(png).decode()
-        self._parts.append(f'<p><img alt="{escape(says)}" src="data:image/png;base64,{data}"></p>')
+        self._parts.append(f'<p><img alt="{escape(description)}" src="data:image/png;base64,{data}"></p>')
 
     def write(self, path: Path) -> None:
         """Write the file."""

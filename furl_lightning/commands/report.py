@@ -144,21 +144,21 @@ def write(out: Path, methods: Sequence[Method], tasks: Sequence[str], notes: Seq
         page.table(about, *table)
         texts.append(text_table(table.header, table.rows, title, table.ruled) + "\n")
 
-    def add_figure(name: str, figure: Figure, about: str) -> None:
+    def add_figure(name: str, figure: Figure, about: str, compared: Sequence[Method]) -> None:
         picture = png(figure)
         (out / name).write_bytes(picture)
         page.text(about)
-        page.picture(picture, name)
+        page.picture(picture, f"{name}: success of {', '.join(method.name for method in compared)}")
 
     for goal, rivals in by_goal(methods):
         page.heading(f"Success, {goal} goals")
         title = f"success in % at the last evaluation, {goal} goals"
         add(ABOUT_TABLE, title, final_table(rivals, tasks, totals))
         add(ABOUT_AGGREGATE, "over all tasks and seeds", aggregate_table(rivals, totals))
-        add_figure(f"curves-{goal}.png", draw_curves(rivals, tasks), ABOUT_CURVES)
+        add_figure(f"curves-{goal}.png", draw_curves(rivals, tasks), ABOUT_CURVES, rivals)
         if any(method.curve([task], training=True).steps for method in rivals for task in tasks):
-            add_figure(f"training-{goal}.png", draw_curves(rivals, tasks, training=True), ABOUT_TRAINING)
-        add_figure(f"aggregate-{goal}.png", draw_aggregates(rivals, totals), ABOUT_AGGREGATE)
+            add_figure(f"training-{goal}.png", draw_curves(rivals, tasks, training=True), ABOUT_TRAINING, rivals)
+        add_figure(f"aggregate-{goal}.png", draw_aggregates(rivals, totals), ABOUT_AGGREGATE, rivals)
         add(ABOUT_EFFICIENCY, "steps to a success rate", efficiency_table(rivals, tasks))
         add(ABOUT_CLOCK, "wall clock", clock_table(rivals))
     page.heading("Published, with dense reward")

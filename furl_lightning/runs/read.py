@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from furl_lightning.runs.folder import is_locked
+from furl_lightning.runs.folder import RunFolder, is_locked
 from furl_lightning.runs.metrics_csv import HEADER
 from furl_lightning.tasks import Agent, UnknownTask, task_names
 from furl_lightning.utils.errors import BadInput
@@ -72,16 +72,17 @@ def read(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise NoRun(f"there is no folder {folder}")
-    configs = sorted(folder.glob("config*.yaml"), key=lambda path: (len(path.name), path.name))
+    resolved = folder.resolve()
+    config = RunFolder(resolved.parent, resolved.name).newest_config()
     metrics = folder / "metrics.csv"
-    if not configs:
+    if config is None:
         if not any(folder.iterdir()):
             raise NoRun(f"{folder} is empty")
         hint = f"; give the runs in it: {folder}/*" if any(folder.glob("*/config.yaml")) else ""
         raise NoRun(f"{folder} is no run of furl-fit: it has no config.yaml{hint}")
     if not metrics.is_file():
         raise NoRun(f"{folder} has no metrics.csv yet")
-    settings, agents = _read_config(configs[-1])
+    settings, agents = _read_config(folder / config.name)
     several = len({agent.seed for agent in agents}) > 1
     success: dict[Agent, dict[int, float]] = {agent: {} for agent in agents}
     training: dict[Agent, dict[int, float]] = {agent: {} for agent in agents}
@@ -183,20 +184,20 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 def labels(runs: list[Run]) -> list[str]:
     """Names that tell methods apart: the method, and the settings in which runs of that method differ."""
     names = [method(run.settings) for run in runs]
-    texts = [
-        {name: _short(value) for name, value in flat(run.settings).items() if not _is_in(name, EXTENT + NAMED)}
+    settings = [
+        {path: _short(value) for path, value in flat(run.settings).items() if not _is_in(path, EXTENT + NAMED)}
         for run in runs
     ]
-    labels = []
-    for method_name, settings in zip(names, texts, strict=True):
-        alike = [others for other_name, others in zip(names, texts, strict=True) if other_name == method_name]
-        differing = [name for name in settings if any(others.get(name) != settings[name] for others in alike)]
-        labels.append(", ".join([method_name, *(f"{name.partition('.')[2]}={settings[name]}" for name in differing)]))
-    return labels
+    texts = []
+    for name, values in zip(names, settings, strict=True):
+        alike = [others for other, others in zip(names, settings, strict=True) if other == name]
+        differing = [path for path in values if any(others.get(path) != values[path] for others in alike)]
+        texts.append(", ".join([name, *(f"{path.partition('.')[2]}={values[path]}" for path in differing)]))
+    return texts
 
 
-def _is_in(name: str, groups: tuple[str, ...]) -> bool:
-    return any(name == group or name.startswith(f"{group}.") for group in groups)
+def _is_in(path: str, groups: tuple[str, ...]) -> bool:
+    return any(path == group or path.startswith(f"{group}.") for group in groups)
 
 
 def _short(value: Any) -> str:

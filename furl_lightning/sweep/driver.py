@@ -16,7 +16,7 @@ from furl_lightning.utils.stopping import Stopping
 
 POLL_SECONDS = 1.0
 SILENCE_SECONDS = 60.0
-"""A trial that has said nothing for so long is not waited for when the sweep is stopped."""
+"""A trial that has not reported for so long is not waited for when the sweep is stopped."""
 
 
 def run_trials(plan: Sweep, place: Place, ledger: Ledger, stopping: Stopping) -> None:

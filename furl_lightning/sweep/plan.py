@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from furl_lightning.commands.config_files import expand, load
-from furl_lightning.commands.fit import check
+from furl_lightning.commands.options import check
 from furl_lightning.envs.simulator import GoalMode
 from furl_lightning.sweep.trial import Trial
 from furl_lightning.tasks import task_names
@@ -113,7 +113,7 @@ class Sweep:
                 path.write_text(text)
                 argv += ["--config", str(path)]
             try:
-                return check(argv).env_steps
+                return check(argv).env_steps_total
             except BadInput as error:
                 raise BadInput(f"method {method}: {error}") from error
 

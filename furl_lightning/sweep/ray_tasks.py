@@ -14,7 +14,7 @@ from furl_lightning.sweep.trial import Place, Trial, TrialFailed, run
 
 @dataclass
 class Notice:
-    """What a trial said last."""
+    """The last report of a trial."""
 
     attempts: int = 0
     node: str = ""
@@ -22,7 +22,7 @@ class Notice:
     """Of its furl-fit."""
     env_steps: int = 0
     heard: float = 0.0
-    """When, in the board's seconds."""
+    """When, in seconds of the board's clock."""
     running: bool = False
 
 
@@ -48,7 +48,7 @@ class Board:
         return self.stopping
 
     def end(self, name: str) -> None:
-        """An attempt is over, however."""
+        """An attempt has ended, well or badly."""
         self.notices[name].running = False
 
     def stop(self) -> None:
@@ -56,20 +56,20 @@ class Board:
         self.stopping = True
 
     def read(self) -> tuple[float, dict[str, Notice]]:
-        """The board's time, and what all trials said last."""
+        """The board's time, and the last report of each trial."""
         return time.monotonic(), self.notices
 
 
 def start_board() -> Any:
-    """The board, on the driver's node."""
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+    """Start the board on the driver's node."""
+    driver_node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=driver_node).remote()
 
 
 def start_trial(trial: Trial, place: Place, board: Any, cpus: float, gpus: float, retries: int) -> Any:
-    """Hand a trial to Ray; it is tried anew where a worker or node is lost, or furl-fit fails."""
+    """Hand a trial to Ray, which tries it again where a worker or node is lost or furl-fit fails."""
     return (
         ray.remote(run_trial)
         .options(name=trial.name, num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=[TrialFailed])
@@ -78,12 +78,12 @@ def start_trial(trial: Trial, place: Place, board: Any, cpus: float, gpus: float
 
 
 def run_trial(trial: Trial, place: Place, board: Any) -> bool:
-    """One attempt; returns whether the trial's end was reached."""
+    """One attempt at a trial; returns whether its end was reached."""
     node = f"{ray.util.get_node_ip_address()} ({os.uname().nodename})"
     answers = [board.begin.remote(trial.name, node).future()]
 
     def report(pid: int, env_steps: int) -> bool:
-        # A task that waits for Ray lends its CPUs to another meanwhile, so this one never does.
+        # Never blocks: Ray lends the CPUs of a task that waits for it to another task.
         stop = answers[-1].done() and answers[-1].result()
         if answers[-1].done():
             answers.append(board.report.remote(trial.name, pid, env_steps).future())

@@ -1,4 +1,4 @@
-"""A trial of a sweep: ``furl-fit`` on a share of a population, as a process that can be killed and goes on.
+"""A trial of a sweep: ``furl-fit`` on a share of a population, in a process that may be killed and go on later.
 
 Imports nothing heavy: this is what a scheduler's workers load.
 """
@@ -70,7 +70,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Place:
-    """Where trials lie and what they may use.
+    """Where a sweep's trials lie, and the resources of one.
 
     Attributes:
         folder: holds a folder and a log for each trial; on storage that all nodes share, unless
@@ -142,7 +142,7 @@ def _folder(trial: Trial, place: Place) -> Iterator[tuple[Path, RunStorage | Non
 def _watch(
     command: list[str], place: Place, run_folder: Path, output: int, storage: RunStorage | None, report: Report
 ) -> int:
-    """Run furl-fit to its end, or to a polite stop; returns its exit status."""
+    """Run furl-fit to its end, or until it has stopped as asked; returns its exit status."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(place.threads)}
     environment.setdefault("LP_NUM_THREADS", str(place.threads - 1))  # of software OpenGL
     if environment.get("http_proxy") == NOWHERE:
@@ -177,10 +177,10 @@ def _watch(
 
 
 def _wait_until_free(run_folder: Path) -> None:
-    """Wait for an earlier attempt's process to let go of the folder; its node may only be lost to the scheduler.
+    """Wait for an earlier attempt's process to release the folder: it may outlive the connection to its node.
 
     Raises:
-        TrialFailed: it does not.
+        TrialFailed: it still has it after a minute.
     """
     deadline = time.monotonic() + LOCK_SECONDS
     while is_locked(run_folder / ".lock"):
@@ -222,7 +222,7 @@ def steps_made(run_folder: Path) -> int:
 
 
 def last_line(log: Path, start: int = 0) -> str:
-    """The last line that says something, of those after ``start`` bytes."""
+    """The last line with something in it after ``start`` bytes."""
     with log.open("rb") as file:
         file.seek(start)
         lines = [" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines()]
