@@ -213,8 +213,8 @@ def test_printed_tables(two_methods: list[Path], tmp_path: Path, capsys: pytest.
     curves = {
         (row["task"], row["env_steps"]): row for row in rows(tmp_path / "out/curves.csv") if row["method"] == "FuRL"
     }
-    for task, expected in (("reach", [0.8, 0.9, 1.0]), ("mean", [1.4 / 3, 1.55 / 3, 1.7 / 3])):
-        assert [float(curves[task, "2000"][name]) for name in ("low", "success", "high")] == pytest.approx(expected)
+    for task, band in (("reach", [0.8, 0.9, 1.0]), ("mean", [1.4 / 3, 1.55 / 3, 1.7 / 3])):
+        assert [float(curves[task, "2000"][name]) for name in ("low", "success", "high")] == pytest.approx(band)
 
 
 def test_published_means_stand_beside_the_mean_over_mt10(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
