@@ -44,7 +44,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest", "pytest-xdist"],
-        "lint": ["ruff==0.15.*", "mypy==2.4.*", "pytest", "types-PyYAML", "types-tqdm"],
+        "lint": ["ruff==0.15.*", "mypy==2.4.*", "import-linter==2.*", "pytest", "types-PyYAML", "types-tqdm"],
         "notebooks": ["nbclient", "nbformat", "ipykernel"],
         "ray": ["ray>=2.50,<3", "fsspec"],  # furl-sweep; object stores want their own: s3fs, gcsfs, adlfs
         "video": ["imageio-ffmpeg"],  # 68 MB: it brings ffmpeg; without it videos are animated WebP

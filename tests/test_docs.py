@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from furl_lightning.commands.options import check
@@ -46,3 +47,19 @@ def test_every_result_says_where_it_comes_from() -> None:
         for part in made:
             assert part["command"].startswith("furl-fit ") and part["machine"], path
             assert re.fullmatch(r"[0-9a-f]{40}", part["commit"]), path
+
+
+def test_readmes_ten_lines_of_python_build_a_learner(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(code.splitlines()) <= 11
+    exec(code, {})  # as a reader would
+    losses = eval(capsys.readouterr().out, {"tensor": torch.tensor})
+    assert {"sac/critic_loss/vlm_agent", "sac/actor_loss/sac_agent", "alignment/loss"} <= set(losses)
+    assert all(loss.shape == (2,) and loss.isfinite().all() for loss in losses.values())
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_room_is_on_the_map(page: str) -> None:
+    rooms = [path.parent.name for path in (ROOT / "furl_lightning").glob("*/__init__.py")]
+    text = (ROOT / page).read_text()
+    assert [room for room in rooms if f"`{room}/`" not in text and f"`{room}`" not in text] == []

@@ -140,6 +140,18 @@ def test_frames_after_the_successes_go_nowhere() -> None:
     assert memory.positive[0, :5, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 0.0]
 
 
+def test_the_published_lag_wraps_at_the_number_of_drawable_positives() -> None:
+    """So the lag of a frame may be one of another episode, even before the ring is full."""
+    memory = SuccessMemory(1, 1, MemorySettings(size=50, gap=2, lag_rule="published"))
+    for first in (0, 6):
+        memory.add_episode(0, episode(first), torch.arange(6) == 5)
+    memory.add_episode(0, episode(-1), torch.zeros(6, dtype=torch.bool))
+    index = torch.arange(8)[None]
+    ((positive, lag, _),) = memory.triples([0], index, torch.zeros_like(index))
+    assert positive.flatten().tolist() == [2, 3, 4, 5, 8, 9, 10, 11]
+    assert lag.flatten().tolist() == [0, 1, 2, 3, 6, 7, 0, 1]
+
+
 def test_embeddings_are_stored_in_half_precision() -> None:
     memory = SuccessMemory(1, 1, MemorySettings(size=10, gap=1))
     memory.add_episode(0, torch.full((3, 1), 1 + 2**-10), torch.tensor([False, False, True]))

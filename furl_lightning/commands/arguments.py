@@ -136,7 +136,7 @@ def _one_line_of_vlm(key: str, text: str) -> str | None:
     path = problem.group(1) if problem else None
     if path is None:
         missing = re.search(r"Expected a dot import path string: (\S+)|Expected a path but (\S+) ", text)
-        missing = missing or re.search(r"Import path (\S+) does not correspond to a subclass of VLM", text)
+        missing = missing or re.search(r"does not correspond to a subclass of VLM.* Given value: ([\w.]+)$", text)
         path = next((group for group in missing.groups() if group), None) if missing else None
     if path is None:
         return None

@@ -61,7 +61,6 @@ class Plan:
 
 def fit(argv: Sequence[str] | None = None) -> int:
     """``furl-fit``: train, or resume training; returns the exit status."""
-    quiet()
     with Stopping() as stopping:
         return answer("furl-fit", lambda arguments: _fit(arguments, stopping), argv)
 
@@ -113,6 +112,7 @@ def prepare(argv: Sequence[str], stopping: Stopping) -> Plan:
     Raises:
         BadInput: the run cannot be begun, or cannot go on, like this.
     """
+    quiet()
     arguments = read_arguments(argv)
     folder = RunFolder(arguments.runs, arguments.name)
     checkpoint = folder.checkpoint(arguments.ckpt_path) if arguments.ckpt_path else None

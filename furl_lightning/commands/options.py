@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_sequence(tag, sequence, flow_style=plain or flow_style)
 
 
+_Dumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))  # some are text as well
 set_dumper("yaml", lambda data: yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))
 
 
@@ -150,6 +153,10 @@ def parse_fit(argv: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
             f"trainer.precision must be 32-true or bf16-mixed, not {config.trainer.precision}: float16 would need "
             "scaled losses, and parameters must stay in float32"
         )
+    if isinstance(config.trainer.max_time, dict):  # config.yaml would hold Python's text of it
+        minutes, seconds = divmod(round(timedelta(**config.trainer.max_time).total_seconds()), 60)
+        hours, minutes = divmod(minutes, 60)
+        config.trainer.max_time = f"{hours // 24:02}:{hours % 24:02}:{minutes:02}:{seconds:02}"
     return parser, config
 
 
