@@ -144,7 +144,7 @@ def contents(folder: Path) -> dict[str, Any]:
         rows = [row for row in csv.reader(file) if "perf/" not in row[1]]
     return {
         "checkpoint": checkpoint,
-        "replay buffer": {name: replay.buffer.storage._storage[name] for name in FIELDS},
+        "replay buffer": {name: replay.steps(replay.oldest, replay.steps_written)[name] for name in FIELDS},
         "success memory": {"positives": memory.positive, "negatives": memory.negative},
         "metrics.csv": rows,
         "TensorBoard": {

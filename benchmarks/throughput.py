@@ -221,7 +221,7 @@ class Bench:
     def collection(self, num: int, workers: Sequence[int]) -> None:
         """Bare steps and frames, then TorchRL's environment around them with so many worker processes."""
         agents = population(num)
-        simulators = [Simulator(agent.task, agent.seed, render="fast") for agent in agents]
+        simulators = [Simulator(agent.task, agent.seed, SimulatorSettings(render="fast")) for agent in agents]
         actions = np.random.default_rng(0).uniform(-1, 1, (num, ACTION_DIM)).astype(np.float32)
 
         def step_simulators() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from furl_lightning.utils.errors import BadInput
 
 EPISODE_STEPS = 500
-"""Length of every Meta-World episode, in environment steps; no episode ends earlier."""
+"""Length of Meta-World's own episodes, in environment steps; none terminates earlier."""
 
 INSTRUCTIONS: dict[str, str] = {
     # MT10, the paper's own

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from furl_lightning.analysis.probe import ScoredEpisode
 from furl_lightning.envs.episodes import Episode, record
-from furl_lightning.envs.simulator import GoalMode
+from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
 from furl_lightning.tasks import INSTRUCTIONS, TASK_SETS
 from furl_lightning.vlm import VLM, Embedded
 from furl_lightning.vlm.embedded import FOLDER
@@ -130,7 +130,7 @@ def figures(vlm: VLM, processes: int) -> str:
 def _episode(key: EpisodeKey) -> Episode:
     torch.set_num_threads(1)
     task, seed, goal = key
-    return record(task, seed, goal, "expert", every=2)
+    return record(task, seed, SimulatorSettings(goal, "fast"), "expert", every=2)
 
 
 def _median_way(scored: Sequence[ScoredEpisode], tasks: Sequence[str]) -> float:

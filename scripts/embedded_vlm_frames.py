@@ -14,6 +14,7 @@ from embedded_vlm_captions import NUM_STAGES, find_scale, stages
 from torch import Tensor
 
 from furl_lightning.envs.episodes import Manner, record
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.tasks import TASK_SETS
 
 TRAINING_TASKS = TASK_SETS["mt50"][10:]
@@ -53,7 +54,8 @@ def _make_task(file: tuple[str, Path]) -> str:
     seed = FIRST_SEED
     for manner, count, every in PLAN:
         for _ in range(count):
-            episode = record(task, seed, "fixed" if seed % 2 else "random", manner, every, SIZE)
+            settings = SimulatorSettings("fixed" if seed % 2 else "random")
+            episode = record(task, seed, settings, manner, every, SIZE)
             length = len(episode.frames)
             extra = {"episode": np.full(length, seed - FIRST_SEED), "expert": np.full(length, manner == "expert")}
             for name, values in {**vars(episode), **extra}.items():

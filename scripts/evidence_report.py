@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from furl_lightning.analysis.figures import draw_curves, png
 from furl_lightning.analysis.report import Method, deviation, group, tasks_of
-from furl_lightning.commands.report import draw_curves
 from furl_lightning.runs.read import Run, method, read
 from furl_lightning.tasks import TASK_SETS
 
@@ -82,7 +82,7 @@ def section(results: Path, pictures: Path) -> str:
         for number, methods in enumerate(alike(runs), 1):
             if len(methods) > 1:
                 picture, tasks = f"evidence-{goal}-{number}.png", tasks_of(methods)
-                (pictures / picture).write_bytes(draw_curves(methods, tasks, training=True))
+                (pictures / picture).write_bytes(png(draw_curves(methods, tasks, training=True)))
                 parts.append(f"![training success on {', '.join(tasks)}, {goal} goals](docs/pictures/{picture})")
     return "\n\n".join(parts) + "\n"
 

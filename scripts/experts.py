@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from furl_lightning.envs.simulator import Expert, GoalMode, Simulator
+from furl_lightning.envs.simulator import Expert, GoalMode, Simulator, SimulatorSettings
 from furl_lightning.tasks import EPISODE_STEPS, TASK_SETS, task_names
 from furl_lightning.training.evaluation import RANDOM_GOAL_SEED_OFFSET
 
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
 def episodes(task: str, seed: int, goal: GoalMode, count: int) -> list[Outcome]:
     """The scripted expert's episodes on a task; it is shown the goal."""
-    simulator, expert = Simulator(task, seed, goal, show_goal=True), Expert(task)
+    simulator, expert = Simulator(task, seed, SimulatorSettings(goal), show_goal=True), Expert(task)
     outcomes = []
     for _ in range(count):
         observation = simulator.reset()

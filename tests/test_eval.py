@@ -21,7 +21,7 @@ from furl_lightning.commands.evaluate import EPISODES, evaluate, summary, table
 from furl_lightning.commands.oracle import oracle
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
 from furl_lightning.envs.episodes import Episode
-from furl_lightning.envs.simulator import first_success_frame
+from furl_lightning.envs.simulator import SimulatorSettings, first_success_frame
 from furl_lightning.tasks import Agent
 from furl_lightning.training.film import GREEN, WHITE, Film, Studio, pictures, strip, write_video
 from furl_lightning.training.trained import load
@@ -115,7 +115,7 @@ def test_oracle(tmp_path: Path) -> None:
     assert oracle(["--tasks", "drawer-close", "--seeds", "[1]", "--out", str(tmp_path)]) == 0
     data = np.load(tmp_path / "drawer-close-1.npz")
     first = int(data["success"].argmax())
-    frame = first_success_frame("drawer-close", 1, "fixed", "fast")
+    frame = first_success_frame("drawer-close", 1, SimulatorSettings("fixed", "fast"))
     assert frame is not None and np.array_equal(data["frames"][first], frame)
     with Image.open(tmp_path / "drawer-close-1-goal.png") as goal:
         assert np.array_equal(np.asarray(goal), frame)

@@ -69,11 +69,12 @@ def test_placements_are_drawn_from_the_protocols_seed(goal: str, seed: int) -> N
     """Seed + 100 with random goals, training's own placement with fixed ones."""
     policy = expert_until("reach", 0)
     evaluate(policy, Agent("reach", 3), goal, episodes=2)
-    simulator = Simulator("reach", seed, goal)  # type: ignore[arg-type]
+    simulator = Simulator("reach", seed, SimulatorSettings(goal))  # type: ignore[arg-type]
     placements = [simulator.reset() for _ in range(2)]
     simulator.close()
     assert np.array_equal(policy.first, placements)
-    assert np.array_equal(*placements) == (goal == "fixed")
+    first, second = placements
+    assert np.array_equal(first, second) == (goal == "fixed")
 
 
 def test_every_evaluation_begins_from_the_same_random_state() -> None:
@@ -114,10 +115,12 @@ def test_means_over_episodes_and_agents() -> None:
 
 def test_the_goal_image_is_the_experts_first_success() -> None:
     """On the placement of the agent's first episode; a frame before it is another picture."""
-    agent = Agent("drawer-close", 4)
-    image = first_success_frame(agent.task, agent.seed, "fixed", "fast")
-    simulator, expert = Simulator(agent.task, agent.seed, "fixed", "fast", show_goal=True), Expert(agent.task)
-    observation, frames, successes = simulator.reset(), [], []
+    agent, settings = Agent("drawer-close", 4), SimulatorSettings("fixed", "fast")
+    image = first_success_frame(agent.task, agent.seed, settings)
+    simulator, expert = Simulator(agent.task, agent.seed, settings, show_goal=True), Expert(agent.task)
+    observation = simulator.reset()
+    frames: list[np.ndarray] = []
+    successes: list[bool] = []
     while not any(successes):
         step = simulator.step(expert.action(observation))
         observation = step.observation

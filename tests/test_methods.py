@@ -15,7 +15,7 @@ from torch import nn
 
 from furl_lightning.agents.networks import PopulationMLP
 from furl_lightning.commands.fit import fit
-from furl_lightning.method.success_memory import SuccessMemory
+from furl_lightning.method.success_memory import MemorySettings, SuccessMemory
 from furl_lightning.replay.successful_episodes import SuccessfulEpisodes
 
 from .conftest import SMALL, Run
@@ -294,9 +294,9 @@ def test_layer_norm_of_a_population_is_its_members_own() -> None:
 
 
 def test_a_memory_of_no_agents_holds_and_writes_nothing() -> None:
-    memory = SuccessMemory(0, 10, 4)
+    memory = SuccessMemory(0, 4, MemorySettings(size=10))
     assert memory.drawable.tolist() == memory.positives.tolist() == []
-    zero = torch.zeros(0, dtype=torch.int64)
-    written = memory.written_since(zero, zero)
-    assert written == {}
-    memory.restore(written, (zero, zero), (zero, zero))
+    assert memory.written.shape == (2, 0)
+    frames = memory.frames(memory.written, memory.written)
+    assert frames == {}
+    memory.restore(frames, memory.written, memory.written)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning.callbacks import EarlyStopping, Timer
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.profilers import SimpleProfiler
 
 from furl_lightning.agents.sac import SACSettings
@@ -59,8 +59,8 @@ EVERYTHING: dict[str, Any] = {
         "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40, "prompts": {"reach": "go there"},
         "goal_image": False,
         "env": {
-            "goal": "random", "reward": "dense", "obs": "pixels", "pixel_size": 20, "render": "full", "mirror": True,
-            "bgr": True,
+            "goal": "random", "reward": "dense", "episode_steps": 50, "obs": "pixels", "pixel_size": 20, "render": "full",
+            "mirror": True, "bgr": True,
         },
         "collection": {"start_steps": 10, "steps_per_iteration": 5, "num_workers": 1, "overlap": True},
         "replay": {"size": 600, "storage": "disk", "batch_size": 7, "success_share": 0.5},
@@ -235,7 +235,7 @@ def test_the_users_bug_keeps_its_traceback(fault: str, error: type[Exception], m
         fit([*mine, "--model.vlm", "my_vlm.Mine", "--model.vlm.fault", fault, "--name", fault])
     lines = MINE.splitlines()
     line = next(number for number, text in enumerate(lines) if re.search(rf"the fault in (__|encode_){fault}", text))
-    assert any(entry.path.name == "my_vlm.py" and entry.lineno == line for entry in raised.traceback)
+    assert any(Path(entry.path).name == "my_vlm.py" and entry.lineno == line for entry in raised.traceback)
 
 
 def test_what_a_person_sees_of_it(mine: list[str]) -> None:

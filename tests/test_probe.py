@@ -19,6 +19,7 @@ from furl_lightning.analysis.probe import MEASURES, ScoredEpisode, above, measur
 from furl_lightning.analysis.tables import measures_table
 from furl_lightning.commands.probe import probe
 from furl_lightning.envs.episodes import Episode, Manner, record
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.tasks import INSTRUCTIONS
 from furl_lightning.training.trained import load
 from furl_lightning.vlm import CLIP, Embedded
@@ -157,7 +158,7 @@ def test_with_a_checkpoint(run: Run, tmp_path: Path, tiny_clip: Path) -> None:
     table = rows(out / "probe.csv")
     assert set(table) == {("zero-shot", "drawer-close"), ("aligned", "drawer-close")}
     vlm = CLIP(str(tiny_clip))
-    episode = record("drawer-close", 0, "fixed", "expert", 2)
+    episode = record("drawer-close", 0, SimulatorSettings("fixed", "fast"), "expert", 2)
     expert = ScoredEpisode.zero_shot(vlm, "drawer-close", episode, vlm.encode_texts(["shut it"]))
     assert float(table["zero-shot", "drawer-close"]["correlation"]) == pytest.approx(expert.correlation(), abs=1e-6)
     first, success = expert.embedding[[0, expert.success]]
@@ -175,7 +176,7 @@ def test_with_a_checkpoint(run: Run, tmp_path: Path, tiny_clip: Path) -> None:
 def test_first_success_is_always_drawn() -> None:
     """Whether its step is due or not."""
     vlm = Embedded()
-    episode = record("drawer-close", 0, "fixed", "expert", 4)
+    episode = record("drawer-close", 0, SimulatorSettings("fixed", "fast"), "expert", 4)
     scored = ScoredEpisode.zero_shot(vlm, "drawer-close", episode, vlm.encode_texts([INSTRUCTIONS["drawer-close"]]))
     assert scored.success is not None and episode.success[scored.success]
     assert not episode.success[: scored.success].any()

@@ -6,9 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from furl_lightning.envs.fleet import Fleet, SimulatorSettings
+from furl_lightning.envs.fleet import Fleet
 from furl_lightning.envs.rendering import FRAME_SIZE, PICTURE_SIZE, RenderQuality
-from furl_lightning.envs.simulator import Simulator
+from furl_lightning.envs.simulator import Simulator, SimulatorSettings
 from furl_lightning.tasks import Agent
 
 RENDERED = SimulatorSettings("fixed", "fast")
@@ -28,11 +28,14 @@ def test_two_simulators_alive_draw_as_each_alone() -> None:
     """Two tasks in one process, frames taken in turns, against each in a process-wide empty room."""
     alone = {}
     for task in ("drawer-close", "window-open"):
-        simulator = Simulator(task, 0, render="fast")
+        simulator = Simulator(task, 0, RENDERED)
         alone[task] = walk(simulator)
         simulator.close()
     assert not np.array_equal(alone["drawer-close"], alone["window-open"])
-    first, second = Simulator("drawer-close", 0, render="fast"), Simulator("window-open", 0, render="fast")
+    first, second = (
+        Simulator("drawer-close", 0, RENDERED),
+        Simulator("window-open", 0, RENDERED),
+    )
     start = second.frame()
     assert np.array_equal(walk(first), alone["drawer-close"])
     assert not np.array_equal(second.frame(), alone["drawer-close"])
@@ -78,7 +81,7 @@ def project(simulator: Simulator, point: np.ndarray) -> tuple[float, float]:
 @pytest.mark.parametrize("point", POINTS)
 def test_an_object_is_drawn_where_it_is(point: tuple[float, float, float]) -> None:
     """The puck, put somewhere off the middle: the pixels that change with its colour lie where it projects to."""
-    simulator = Simulator("push", 0, render="fast")
+    simulator = Simulator("push", 0, RENDERED)
     simulator.reset()
     model, data = simulator.env.model, simulator.env.data
     joint = int(model.body("obj").jntadr[0])
@@ -103,14 +106,14 @@ def test_an_object_is_drawn_where_it_is(point: tuple[float, float, float]) -> No
 
 def test_up_is_up_and_mirror_exchanges_left_and_right() -> None:
     """A higher point has a smaller row; the mirror image is the picture's columns reversed; bgr reverses channels."""
-    simulator = Simulator("reach", 0, render="fast")
+    simulator = Simulator("reach", 0, RENDERED)
     simulator.reset()
     low, high = project(simulator, np.array([0, 0.6, 0.0])), project(simulator, np.array([0, 0.6, 0.3]))
     assert high[0] < low[0] - 10
     frame = simulator.frame()
     simulator.close()
     for mirror, bgr in ((True, False), (False, True), (True, True)):
-        other = Simulator("reach", 0, render="fast", mirror=mirror, bgr=bgr)
+        other = Simulator("reach", 0, SimulatorSettings(render="fast", mirror=mirror, bgr=bgr))
         other.reset()
         assert np.array_equal(other.frame(), frame[:, :: -1 if mirror else 1, :: -1 if bgr else 1])
         other.close()
@@ -119,7 +122,7 @@ def test_up_is_up_and_mirror_exchanges_left_and_right() -> None:
 @pytest.mark.parametrize("quality", ["fast", "full"])
 def test_only_the_centre_is_drawn_and_it_is_the_same_picture(quality: RenderQuality) -> None:
     """Against the 256 x 256 picture of a renderer of MuJoCo's own, cropped."""
-    simulator = Simulator("drawer-close", 0, render=quality)
+    simulator = Simulator("drawer-close", 0, SimulatorSettings(render=quality))
     simulator.reset()
     frame = simulator.frame()
     model, data = simulator.env.model, simulator.env.data

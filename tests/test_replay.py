@@ -10,6 +10,7 @@ from tensordict import TensorDict
 
 from furl_lightning.method.success_memory import MemorySettings, SuccessMemory
 from furl_lightning.replay.buffer import FIELDS, ReplayBuffer, ReplaySettings
+from furl_lightning.replay.pixel_buffer import PixelReplayBuffer
 from furl_lightning.replay.successful_episodes import SuccessfulEpisodes
 from furl_lightning.utils.errors import BadInput
 
@@ -97,6 +98,18 @@ def test_a_buffer_that_is_smaller_than_before_takes_the_newest_steps() -> None:
     assert replay.last(10, "reward")[:, 0].tolist() == [10.0 * n for n in range(4, 14)]
 
 
+def test_the_first_frame_of_an_episode_overwrites_none_that_is_still_drawable() -> None:
+    replay = PixelReplayBuffer(6, fields=("reward", "frame"), episode_steps=3, stack=2)
+    for number in range(2):
+        replay.begin_episode(torch.full((1, 1, 1, 3), 10 * number, dtype=torch.uint8))
+        frame = (10 * number + torch.arange(1, 4, dtype=torch.uint8)).view(3, 1, 1, 1, 1).expand(-1, -1, -1, -1, 3)
+        replay.extend(TensorDict({"reward": torch.zeros(3, 1), "frame": frame}, [3, 1]))
+    for _ in range(2):
+        stacks = replay.at(torch.arange(6)[None])["frames"][0, :, :, 0, 0, 0]
+        assert stacks.tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [10, 10, 11], [10, 11, 12], [11, 12, 13]]
+        replay.begin_episode(torch.full((1, 1, 1, 3), 20, dtype=torch.uint8))
+
+
 # -- success memory
 
 
@@ -161,8 +174,7 @@ def test_embeddings_are_stored_in_half_precision() -> None:
 # -- successful episodes
 
 
-def test_a_later_failure_overwrites_a_success() -> None:
-    """The ring over episodes forgets: with 2 episodes in the buffer, the first of 4 is not drawn from."""
+def test_an_agent_without_a_success_in_the_buffer_keeps_numbers_and_generator() -> None:
     successful = SuccessfulEpisodes(1, capacity=20, episode_steps=10)
     for success in (True, False, False, False):
         successful.add(torch.tensor([success]))

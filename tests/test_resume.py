@@ -112,6 +112,7 @@ def test_the_journal_gives_back_what_the_rings_held(
     num, width = 3, 4
     journal = Journal(tmp_path)
     replay, memory = ReplayBuffer(capacity), SuccessMemory(num, width, MemorySettings(capacity, gap=2))
+    frames_saved = memory.written
     for _ in range(12):
         for _ in range(int(torch.randint(0, 4, (), generator=generator))):
             length = int(torch.randint(1, min(capacity, 12), (), generator=generator))
@@ -119,10 +120,15 @@ def test_the_journal_gives_back_what_the_rings_held(
             for agent in range(num):
                 success = torch.rand(length, generator=generator) < 0.1
                 memory.add_episode(agent, replay.last(length, "embedding")[:, agent], success)
+        old = [entry["file"] for entry in journal.entries]
         journal.save(replay, memory)
         verify(journal.entries, tmp_path)
         for entry in journal.entries:
-            assert (tmp_path / entry["file"]).stat().st_size < max(10_000, 2 * bytes_per_file)
+            since, until = torch.tensor(entry["frames"])
+            assert entry["file"] in old or bool((since >= frames_saved).all())
+            assert (until - since).max() <= max(1, bytes_per_file // (2 * num * width * 2))
+            assert (tmp_path / entry["file"]).stat().st_size < max(5_000, 3 * bytes_per_file)
+        frames_saved = memory.written
         again = ReplayBuffer(capacity), SuccessMemory(num, width, MemorySettings(capacity, gap=2))
         again[1].load_counters(memory.counters())
         Journal(None).restore(journal.entries, tmp_path, *again)

@@ -14,7 +14,6 @@ from torch import Tensor
 from furl_lightning.analysis.intervals import stratified_bootstrap, task_mean, wilson
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
-from furl_lightning.tasks import EPISODE_STEPS
 from furl_lightning.training.evaluation import Evaluator
 from furl_lightning.training.film import Studio, pictures, strip, write_video
 from furl_lightning.training.trained import Trained, load
@@ -163,7 +162,7 @@ def film(trained: Trained, rows: Sequence[int], folder: Path) -> list[Path]:
     for row in first_rows.values():
         studio = Studio(trained.module, trained.data, [row])
         try:
-            episode = studio.film(row, range(0, EPISODE_STEPS + 1, EVERY))
+            episode = studio.film(row, range(0, trained.data.episode_steps + 1, EVERY))
         finally:
             studio.close()
         path = folder / str(episode.agent).replace("/", "-")

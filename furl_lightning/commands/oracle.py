@@ -13,7 +13,7 @@ from tqdm import tqdm
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.envs.episodes import AFTER_SUCCESS, Episode, play
 from furl_lightning.envs.rendering import RenderQuality
-from furl_lightning.envs.simulator import Expert, GoalMode, Simulator
+from furl_lightning.envs.simulator import Expert, GoalMode, Simulator, SimulatorSettings
 from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
 from furl_lightning.training.film import Film, pictures, strip, write_video
 from furl_lightning.utils.errors import BadInput
@@ -58,14 +58,14 @@ def _oracle(argv: list[str]) -> int:
 
 def demonstrate(agent: Agent, goal: GoalMode, render: RenderQuality = "fast") -> Episode:
     """An expert's episode, every step of it, until a little after its first success."""
-    simulator = Simulator(agent.task, agent.seed, goal, render, show_goal=True)
+    simulator = Simulator(agent.task, agent.seed, SimulatorSettings(goal, render), show_goal=True)
     expert = Expert(agent.task)
 
     def act(step: int, observation: np.ndarray) -> np.ndarray:
         return expert.action(observation.astype(np.float32))  # as agents see it, and as the goal image's expert does
 
     try:
-        return play(simulator, act, range(EPISODE_STEPS + 1), EPISODE_STEPS, AFTER_SUCCESS)
+        return play(simulator, act, range(EPISODE_STEPS + 1), after_success=AFTER_SUCCESS)
     finally:
         simulator.close()
 

@@ -127,17 +127,7 @@ def play(subject: Subject, processes: int) -> dict[tuple[Agent, Manner], Episode
 def _play(take: tuple[Agent, Manner, SimulatorSettings]) -> Episode:
     torch.set_num_threads(1)
     agent, manner, settings = take
-    return record(
-        agent.task,
-        agent.seed,
-        settings.goal,
-        manner,
-        EVERY,
-        None,
-        settings.render or "fast",
-        settings.mirror,
-        settings.bgr,
-    )
+    return record(agent.task, agent.seed, settings, manner, EVERY)
 
 
 Scored = dict[tuple[Agent, Manner], ScoredEpisode]

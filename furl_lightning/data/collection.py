@@ -17,7 +17,6 @@ from torchrl.collectors import Collector
 
 from furl_lightning.data.policy import ExplorationPolicy
 from furl_lightning.envs.metaworld import MetaWorldEnv
-from furl_lightning.tasks import EPISODE_STEPS
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.settings import AtLeast, Settings
 
@@ -33,7 +32,7 @@ class CollectionSettings(Settings, option="data.collection"):
     start_steps: Annotated[int, AtLeast(0)] = 10_000
     """Environment steps of uniform random actions at the beginning, without updates."""
     steps_per_iteration: Annotated[int, AtLeast(1)] = 1
-    """Environment steps collected before the updates for them are made; divides 500."""
+    """Environment steps collected before the updates for them are made; divides an episode."""
     num_workers: Annotated[int, AtLeast(0)] = 0
     """Processes that host the environments; 0 hosts them in the training process."""
     overlap: bool = False
@@ -48,14 +47,21 @@ class CollectionSettings(Settings, option="data.collection"):
                 "data.collection.overlap true needs data.collection.num_workers of at least 1; set that, or overlap "
                 "false"
             )
-        if EPISODE_STEPS % self.steps_per_iteration:
-            divisors = [d for d in range(1, EPISODE_STEPS + 1) if EPISODE_STEPS % d == 0]
+        self.refuse_remainder("data.collection.start_steps", self.start_steps)
+
+    def refuse_episode(self, steps: int) -> None:
+        """Refuse an episode of so many steps, which is not made of whole iterations.
+
+        Raises:
+            BadInput: with the nearest number of steps an iteration that divides it.
+        """
+        if steps % self.steps_per_iteration:
+            divisors = [d for d in range(1, steps + 1) if steps % d == 0]
             nearest = min(divisors, key=lambda d: abs(d - self.steps_per_iteration))
             raise BadInput(
-                f"data.collection.steps_per_iteration must divide an episode's {EPISODE_STEPS} steps; "
+                f"data.collection.steps_per_iteration must divide an episode's {steps} steps; "
                 f"the nearest to {self.steps_per_iteration} is {nearest}"
             )
-        self.refuse_remainder("data.collection.start_steps", self.start_steps)
 
     def refuse_remainder(self, option: str, steps: int) -> None:
         """Refuse a number of environment steps that is not made of whole iterations.

@@ -25,7 +25,7 @@ from furl_lightning.method.learner import Batch, Learner
 from furl_lightning.method.success_memory import MemorySettings
 from furl_lightning.randomness import Randomness, global_states, seed_global, set_global_states
 from furl_lightning.replay.buffer import FIELDS, ReplaySettings
-from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
+from furl_lightning.tasks import INSTRUCTIONS, Agent, task_names
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import VLM
 from furl_lightning.vlm.prompts import Prompt, check_prompt
@@ -77,10 +77,11 @@ class FuRLDataModule(LightningDataModule):
         super().__init__()
         if env_steps < 1:
             raise BadInput(f"data.env_steps must be at least 1, not {env_steps}")
+        collection.refuse_episode(env.episode_steps)
         collection.refuse_remainder("data.env_steps", env_steps)
         for part in (replay, memory):
-            if part.size < EPISODE_STEPS:
-                raise BadInput(f"{part.option}.size must hold an episode of {EPISODE_STEPS} steps, not {part.size}")
+            if part.size < env.episode_steps:
+                raise BadInput(f"{part.option}.size must hold an episode of {env.episode_steps} steps, not {part.size}")
         self.agents = population(tasks, seeds)
         self.instructions = instructions(self.agents, prompts or {})
         self.env_steps_total, self.goal_image = env_steps, goal_image
@@ -107,6 +108,11 @@ class FuRLDataModule(LightningDataModule):
     def steps_per_iteration(self) -> int:
         """Environment steps of each iteration."""
         return self.collection_settings.steps_per_iteration
+
+    @property
+    def episode_steps(self) -> int:
+        """Length of every episode."""
+        return self.env_settings.episode_steps
 
     @property
     def pixel_size(self) -> int | None:
@@ -170,7 +176,8 @@ class FuRLDataModule(LightningDataModule):
             replay_folder = (self.run_folder or Path(tempfile.mkdtemp())) / "replay"
         return Experience(
             len(self.agents),
-            max(EPISODE_STEPS, min(self.replay_settings.size, self.env_steps_total)),
+            self.episode_steps,
+            max(self.episode_steps, min(self.replay_settings.size, self.env_steps_total)),
             fields,
             self.replay_settings,
             self.memory_settings,
@@ -263,7 +270,7 @@ class FuRLDataModule(LightningDataModule):
         assert self._collection is not None
         self.env_steps = state["env_steps"]
         self.experience.load_state_dict(state, self.restored_from)
-        begun, policy, pixels = self.env_steps % EPISODE_STEPS, self._collection.policy, self.experience.pixels
+        begun, policy, pixels = self.env_steps % self.episode_steps, self._collection.policy, self.experience.pixels
         if begun and pixels is not None:
             assert policy.stack is not None
             number = torch.full((len(self.agents), 1), pixels.steps_written - 1)

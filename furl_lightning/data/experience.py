@@ -18,7 +18,6 @@ from furl_lightning.replay.buffer import ReplayBuffer, ReplaySettings
 from furl_lightning.replay.journal import Journal
 from furl_lightning.replay.pixel_buffer import PixelReplayBuffer
 from furl_lightning.replay.successful_episodes import SuccessfulEpisodes
-from furl_lightning.tasks import EPISODE_STEPS
 
 
 class EpisodeOutcome(NamedTuple):
@@ -35,6 +34,7 @@ class Experience:
 
     Args:
         num_agents: A.
+        episode_steps: T, the length of every episode.
         capacity: environment steps that the replay buffer holds.
         fields: what it holds of a step; with ``frame`` policies see pixels.
         replay: settings of the replay buffer.
@@ -48,6 +48,7 @@ class Experience:
     def __init__(
         self,
         num_agents: int,
+        episode_steps: int,
         capacity: int,
         fields: Sequence[str],
         replay: ReplaySettings,
@@ -57,24 +58,22 @@ class Experience:
         replay_folder: Path | None = None,
         journal_folder: Path | None = None,
     ) -> None:
-        self.settings, self.num_agents = replay, num_agents
-        kind = PixelReplayBuffer if "frame" in fields else ReplayBuffer
-        self.replay = kind(capacity, device, fields, folder=replay_folder)
+        self.settings, self.num_agents, self.episode_steps = replay, num_agents, episode_steps
+        self.pixels: PixelReplayBuffer | None = None
+        """The replay buffer, where it holds frames for policies that see pixels."""
+        if "frame" in fields:
+            self.pixels = PixelReplayBuffer(capacity, device, fields, episode_steps, folder=replay_folder)
+        self.replay = self.pixels or ReplayBuffer(capacity, device, fields, folder=replay_folder)
         self.remembers = memory_width is not None
         """Whether there is a success memory."""
         self.memory = SuccessMemory(num_agents if self.remembers else 0, memory_width or 0, memory, device=device)
-        self.successful = SuccessfulEpisodes(num_agents, capacity) if replay.success_share else None
+        self.successful = SuccessfulEpisodes(num_agents, capacity, episode_steps) if replay.success_share else None
         self.journal = Journal(journal_folder)
         self.with_goal: list[int] = []
         """The agents that have a goal image."""
         self._success_steps = torch.zeros(num_agents, dtype=torch.int64)
-        self._success = torch.zeros(EPISODE_STEPS, num_agents, dtype=torch.bool)  # of this episode so far
+        self._success = torch.zeros(episode_steps, num_agents, dtype=torch.bool)  # of this episode so far
         self._returns = torch.zeros(num_agents)
-
-    @property
-    def pixels(self) -> PixelReplayBuffer | None:
-        """The replay buffer, where it holds frames for policies that see pixels."""
-        return self.replay if isinstance(self.replay, PixelReplayBuffer) else None
 
     def add(self, steps: dict[str, Tensor], success: Tensor, first_frame: Tensor | None = None) -> None:
         """Append steps of one episode.
@@ -84,7 +83,7 @@ class Experience:
             success: bool [A, T].
             first_frame: uint8 [A, S, S, 3], what the episode's reset showed; looked at where it begins.
         """
-        begun = self.replay.steps_written % EPISODE_STEPS
+        begun = self.replay.steps_written % self.episode_steps
         num, length = success.shape
         if self.pixels is not None and not begun:
             assert first_frame is not None
@@ -96,10 +95,10 @@ class Experience:
 
     def end_episode(self) -> EpisodeOutcome | None:
         """If an episode has just ended: remember it, and say what became of it."""
-        if self.replay.steps_written % EPISODE_STEPS:
+        if self.replay.steps_written % self.episode_steps:
             return None
         if self.remembers:
-            embedding = self.replay.last(EPISODE_STEPS, "embedding")[..., : self.memory.width]  # [500, A, D]
+            embedding = self.replay.last(self.episode_steps, "embedding")[..., : self.memory.width]  # [T, A, D]
             for i in range(self.num_agents):
                 self.memory.add_episode(i, embedding[:, i], self._success[:, i])
         if self.successful is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ def goal_images(agents: Sequence[Agent], settings: SimulatorSettings) -> dict[in
     """Goal images, uint8 [H, W, 3], by the agent's place in the population; an agent whose expert fails has none."""
     images = {}
     for place, agent in enumerate(agents):
-        image = first_success_frame(agent.task, agent.seed, **asdict(settings))
+        image = first_success_frame(agent.task, agent.seed, settings)
         if image is None:
             logging.getLogger(__name__).warning(
                 "the scripted expert fails on %s: no goal image, so no alignment before its first success", agent

@@ -30,7 +30,7 @@ def exploration_policy(
     vlm_agent, sac_agent, relay = learner.vlm_agent, learner.sac_agent, learner.relay
     if relay is not None and vlm_agent is not None and sac_agent is not None:
         return RelayPolicy(vlm_agent, sac_agent, relay, randomness, start_steps, stack)
-    noise = sac_agent.settings.exploration_noise if vlm_agent is None and sac_agent is not None else 0.0
+    noise = sac_agent.settings.exploration_noise if sac_agent is not None else 0.0
     return SoloPolicy(learner.evaluated_agent, randomness, start_steps, noise, stack)
 
 

@@ -7,15 +7,14 @@ interrupted or stopped. Every episode follows from its seed alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from furl_lightning.envs.rendering import RenderQuality
-from furl_lightning.envs.simulator import ACTION_DIM, Expert, GoalMode, Simulator
+from furl_lightning.envs.simulator import ACTION_DIM, Expert, Simulator, SimulatorSettings
 from furl_lightning.tasks import EPISODE_STEPS
 
 Manner = Literal["expert", "noisy", "interrupted", "halted", "random"]
@@ -59,30 +58,22 @@ def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
 
 
 def record(
-    task: str,
-    seed: int,
-    goal: GoalMode,
-    manner: Manner,
-    every: int = 3,
-    size: int | None = None,
-    render: RenderQuality = "fast",
-    mirror: bool = False,
-    bgr: bool = False,
+    task: str, seed: int, settings: SimulatorSettings, manner: Manner, every: int = 3, size: int | None = None
 ) -> Episode:
     """Play a scripted expert's episode; draw every ``every``-th step, the first state and the first success.
 
     Args:
         task: a name from the catalogue.
         seed: of the placement and of whatever disturbs the expert.
-        goal: the simulator's goal mode.
+        settings: of the simulator; an expert's episode may be as long as Meta-World's own.
         manner: ``expert``: undisturbed; ``noisy``: Gaussian noise of a strength drawn for the
             episode; ``interrupted``: random actions for a while, then the expert goes on;
             ``halted``: the expert stops halfway for good; ``random``: no expert at all.
         every: environment steps between frames.
         size: height and width of the frames kept; None keeps the renderer's 192.
-        render, mirror, bgr: see :class:`~furl_lightning.envs.rendering.Renderer`.
     """
-    simulator = Simulator(task, seed, goal, render, show_goal=True, mirror=mirror, bgr=bgr)
+    whole = replace(settings, render=settings.render or "fast", episode_steps=EPISODE_STEPS)
+    simulator = Simulator(task, seed, whole, show_goal=True)
     try:
         act = disturbed(Expert(task), manner, np.random.default_rng([seed, *manner.encode()]))
         episode = play(simulator, act, range(0, MAX_STEPS + 1, every), MAX_STEPS, AFTER_SUCCESS)
@@ -118,7 +109,7 @@ def play(
     simulator: Simulator,
     act: Act,
     drawn: Container[int],
-    max_steps: int = EPISODE_STEPS,
+    max_steps: int | None = None,
     after_success: int | None = None,
 ) -> Episode:
     """Play one episode from a reset on.
@@ -127,12 +118,13 @@ def play(
         simulator: made with a renderer.
         act: chooses the actions, which are clipped to [-1, 1].
         drawn: numbers of steps after which a frame is kept; the first success is kept too.
-        max_steps: length of the episode, at most 500.
+        max_steps: length of the episode, at most the simulator's, which is the default.
         after_success: steps that it goes on after its first success; None: to its end.
     """
     observation = simulator.reset()
     rows: list[dict[str, object]] = []
     info: dict[str, float] = {}
+    max_steps = simulator.settings.episode_steps if max_steps is None else max_steps
     left = max_steps
     succeeded = False
     for step in range(max_steps + 1):

@@ -16,7 +16,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
@@ -64,7 +63,7 @@ class _Share:
 
     def __init__(self, agents: Sequence[Agent], settings: SimulatorSettings, arrays: _Arrays, rows: range) -> None:
         self.arrays, self.rows = arrays, rows
-        self.simulators = [Simulator(agents[i].task, agents[i].seed, **asdict(settings)) for i in rows]
+        self.simulators = [Simulator(agents[i].task, agents[i].seed, settings) for i in rows]
         self.frames = settings.render is not None
 
     def reset(self) -> None:

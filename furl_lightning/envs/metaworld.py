@@ -25,7 +25,7 @@ def shrink(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 class MetaWorldEnv(EnvBase):
-    """A agents' Meta-World v3 environments in lockstep; all reset together, every 500 steps.
+    """A agents' Meta-World v3 environments in lockstep; all reset together, at an episode's end.
 
     Reads ``action`` [A, 4]. Writes ``observation`` [A, 39], ``success`` [A, 1], ``episode_step``
     [A, 1] (steps taken in this episode), with rendering ``pixels`` uint8 [A, 192, 192, 3], with

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from furl_lightning.envs.rendering import FRAME_SIZE, RenderQuality
 from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
+from furl_lightning.tasks import EPISODE_STEPS
 from furl_lightning.utils.settings import Between, Settings
 
 RewardKind = Literal["sparse", "dense"]
@@ -21,6 +22,8 @@ class EnvSettings(Settings, option="data.env"):
     """fixed: placed once from the seed, goal hidden; random: placed anew at each reset, goal observed."""
     reward: RewardKind = "sparse"
     """The task's reward: sparse (success - 1) or dense (Meta-World's own)."""
+    episode_steps: Annotated[int, Between(1, EPISODE_STEPS)] = EPISODE_STEPS
+    """Steps of an episode; Meta-World's own have 500, other protocols have fewer."""
     obs: ObservationKind = "state"
     """What policies see: state, or pixels, the last three frames (DrQ)."""
     pixel_size: Annotated[int, Between(15, FRAME_SIZE)] = 84  # four convolutions leave nothing of a smaller one
@@ -34,4 +37,5 @@ class EnvSettings(Settings, option="data.env"):
 
     def simulators(self, frames: bool) -> SimulatorSettings:
         """What every simulator is made with, to draw frames or not."""
-        return SimulatorSettings(self.goal, self.render if frames else None, self.mirror, self.bgr)
+        render = self.render if frames else None
+        return SimulatorSettings(self.goal, render, self.mirror, self.bgr, self.episode_steps)

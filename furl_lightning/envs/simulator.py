@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,12 +19,18 @@ ACTION_DIM = 4
 
 @dataclass(frozen=True)
 class SimulatorSettings:
-    """What all simulators of a population have in common; see :class:`Simulator`."""
+    """What all simulators of a population have in common."""
 
     goal: GoalMode = "fixed"
+    """``fixed``: object and goal are placed once, from the seed, and the goal is hidden from the observation (its last
+    three entries are 0). ``random``: placed anew at every reset, and the goal is observed."""
     render: RenderQuality | None = None
+    """Picture quality, or None to make no renderer, and so no OpenGL context."""
     mirror: bool = False
     bgr: bool = False
+    """See :class:`~furl_lightning.envs.rendering.Renderer`."""
+    episode_steps: int = EPISODE_STEPS
+    """Length of an episode, at most Meta-World's own."""
 
 
 class Step(NamedTuple):
@@ -33,7 +39,7 @@ class Step(NamedTuple):
     observation: np.ndarray  # float32 [39], after the action
     reward: float  # Meta-World's dense reward, in [0, 10]
     success: bool
-    truncated: bool  # the episode's 500 steps are over; Meta-World never terminates
+    truncated: bool  # the episode's steps are over; Meta-World never terminates
 
 
 class Simulator:
@@ -42,32 +48,21 @@ class Simulator:
     Args:
         task: a name from the catalogue.
         seed: seeds the generator that placements are drawn from.
-        goal: ``fixed``: object and goal are placed once, from the seed, and the goal is hidden
-            from the observation (its last three entries are 0). ``random``: placed anew at every
-            reset, and the goal is observed.
-        render: picture quality, or None to make no renderer, and so no OpenGL context.
+        settings: goal mode, picture, length of an episode.
         show_goal: put the goal into the observation even where the goal is fixed, as the scripted
             experts need it.
-        mirror, bgr: see :class:`~furl_lightning.envs.rendering.Renderer`.
     """
 
     def __init__(
-        self,
-        task: str,
-        seed: int,
-        goal: GoalMode = "fixed",
-        render: RenderQuality | None = None,
-        show_goal: bool = False,
-        mirror: bool = False,
-        bgr: bool = False,
+        self, task: str, seed: int, settings: SimulatorSettings = SimulatorSettings(), show_goal: bool = False
     ) -> None:
-        self.task, self.goal = task, goal
+        self.task, self.settings = task, settings
         # The constructors draw a first placement from NumPy's global generator; leave it alone.
         global_state = np.random.get_state()
         np.random.seed(seed)
         env: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
         np.random.set_state(global_state)
-        env._partially_observable = goal == "fixed" and not show_goal
+        env._partially_observable = settings.goal == "fixed" and not show_goal
         env.__dict__.pop("sawyer_observation_space", None)
         env._set_task_called = True
         env.seeded_rand_vec = True
@@ -78,10 +73,13 @@ class Simulator:
         low, high = env.sawyer_observation_space.low, env.sawyer_observation_space.high
         if not env._partially_observable:
             low[-3:], high[-3:] = -np.inf, np.inf
-        if goal == "fixed":
+        if settings.goal == "fixed":
             env.reset()  # draws the placement that stays
             env._freeze_rand_vec = True
-        self.renderer = Renderer(env.model, render, mirror, bgr) if render else None
+        env.max_path_length = settings.episode_steps
+        self.renderer: Renderer | None = None
+        if settings.render is not None:
+            self.renderer = Renderer(env.model, settings.render, settings.mirror, settings.bgr)
 
     def reset(self) -> np.ndarray:
         """Begin an episode; returns the observation, float32 [39]."""
@@ -127,15 +125,13 @@ class Expert:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
-def first_success_frame(
-    task: str, seed: int, goal: GoalMode, render: RenderQuality, mirror: bool = False, bgr: bool = False
-) -> np.ndarray | None:
+def first_success_frame(task: str, seed: int, settings: SimulatorSettings) -> np.ndarray | None:
     """The goal image: the frame at the scripted expert's first success, uint8 [192, 192, 3].
 
     The placement is the one that an agent of this task and seed meets in its first episode.
-    None if the expert does not succeed within one episode.
+    None if the expert does not succeed within one of Meta-World's whole episodes.
     """
-    simulator = Simulator(task, seed, goal, render, show_goal=True, mirror=mirror, bgr=bgr)
+    simulator = Simulator(task, seed, replace(settings, episode_steps=EPISODE_STEPS), show_goal=True)
     expert = Expert(task)
     try:
         observation = simulator.reset()

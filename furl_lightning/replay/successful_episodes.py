@@ -28,7 +28,7 @@ class SuccessfulEpisodes:
         self.episode_steps = episode_steps
         self.ended = 0
         """Episodes that have ended."""
-        self.success = torch.zeros(-(-capacity // episode_steps) + 1, num_agents, dtype=torch.bool)
+        self.success = torch.zeros(-(-capacity // episode_steps), num_agents, dtype=torch.bool)
         """A ring over the episodes, [episodes, A]."""
 
     def add(self, success: Tensor) -> None:

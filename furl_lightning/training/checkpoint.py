@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.replay.journal import DamagedFile, verify
-from furl_lightning.tasks import EPISODE_STEPS
 from furl_lightning.training.divergence import refuse_nan_parameters
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.utils.durable import PART, link_file, make_folder, write_file
@@ -65,7 +64,7 @@ class Checkpoints(Callback):
         """Save where it is time to, and stop where a signal has come."""
         data = _data(trainer)
         due = data.env_steps % data.checkpoints.every < data.steps_per_iteration
-        again = self.failed and data.env_steps % EPISODE_STEPS == 0
+        again = self.failed and data.env_steps % data.episode_steps == 0
         stop = self.stopping.signal is not None
         if due or again or stop or data.env_steps >= data.env_steps_total:
             self.save(trainer)

@@ -17,7 +17,7 @@ from furl_lightning.data.policy import DeterministicPolicy
 from furl_lightning.envs.metaworld import MetaWorldEnv
 from furl_lightning.envs.settings import RewardKind
 from furl_lightning.envs.simulator import SimulatorSettings
-from furl_lightning.tasks import EPISODE_STEPS, Agent
+from furl_lightning.tasks import Agent
 from furl_lightning.training.metrics_log import log_agents
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.utils.stopping import Stopping
@@ -45,6 +45,7 @@ class Evaluator:
         placed = [Agent(agent.task, agent.seed + self.offset) for agent in agents]
         if pixel_size is None:
             settings = replace(settings, render=None)
+        self.episode_steps = settings.episode_steps
         self.env = MetaWorldEnv(placed, settings, num_workers, reward, pixel_size)
         self._start = self.env.fleet.random_states()
 
@@ -70,16 +71,16 @@ class Evaluator:
         for _ in range(episodes):
             if stop():
                 return None
-            success, reward = self._episode(policy)  # [A, 500] each
+            success, reward = self._episode(policy)
             results["success"].append(success[:, -1].float())
             results["success_any"].append(success.any(1).float())
             results["return"].append(reward.sum(1))
         return {name: torch.stack(values, 1) for name, values in results.items()}
 
     def _episode(self, policy: DeterministicPolicy) -> tuple[Tensor, Tensor]:
-        """Success and reward of every step; frames are let go of, an episode of them is large."""
+        """Success and reward of every step, [A, T]; frames are let go of, an episode of them is large."""
         state, success, reward = self.env.reset(), [], []
-        for _ in range(EPISODE_STEPS):
+        for _ in range(self.episode_steps):
             state = self.env.step(policy(state))["next"]
             success.append(state["success"])
             reward.append(state["reward"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -18,7 +18,7 @@ from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
 from furl_lightning.envs.episodes import Episode, play
 from furl_lightning.envs.metaworld import shrink
 from furl_lightning.envs.simulator import Simulator
-from furl_lightning.tasks import EPISODE_STEPS, Agent
+from furl_lightning.tasks import Agent
 from furl_lightning.training.evaluation import RANDOM_GOAL_SEED_OFFSET
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.vlm.prompts import text_of
@@ -60,7 +60,7 @@ class Studio:
         agents, settings = data.agents, data.simulators
         offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
         visible = replace(settings, render=settings.render or "fast")
-        self._simulators = {r: Simulator(agents[r].task, agents[r].seed + offset, **asdict(visible)) for r in rows}
+        self._simulators = {r: Simulator(agents[r].task, agents[r].seed + offset, visible) for r in rows}
         self._start = {row: simulator.random_state() for row, simulator in self._simulators.items()}
 
     def film(self, row: int, drawn: Container[int]) -> Film:
@@ -160,6 +160,6 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def even_steps(count: int) -> list[int]:
-    """``count`` numbers of steps from an episode's first to its last."""
-    return [round(step) for step in np.linspace(0, EPISODE_STEPS, count)]
+def even_steps(count: int, length: int) -> list[int]:
+    """``count`` numbers of steps from the first to the last of an episode of so many."""
+    return [round(step) for step in np.linspace(0, length, count)]

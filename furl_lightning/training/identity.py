@@ -25,6 +25,7 @@ def run_identity(module: FuRLModule, data: FuRLDataModule) -> dict[str, str]:
         "population (data.tasks x data.seeds)": " ".join(str(agent) for agent in data.agents),
         "data.env.goal": env.goal,
         "data.env.reward": env.reward,
+        "data.env.episode_steps": str(env.episode_steps),
         "data.env.obs": "state" if data.pixel_size is None else f"pixels of size {data.pixel_size}",
         "data.goal_image": str(data.goal_image),
         "frames (data.env.render, data.env.mirror, data.env.bgr)": str(data.simulators),

@@ -10,7 +10,6 @@ from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
 from furl_lightning.data.datamodule import FuRLDataModule
-from furl_lightning.tasks import EPISODE_STEPS
 from furl_lightning.training.module import FuRLModule
 
 
@@ -64,7 +63,7 @@ class StepsBar(ProgressBar):
                 f"{replay.capacity:,} transitions each",
                 file=sys.stderr,
             )
-        if data.env_steps % EPISODE_STEPS < data.steps_per_iteration:
+        if data.env_steps % data.episode_steps < data.steps_per_iteration:
             shown = f"success {self._success}"
             relay = pl_module.built.relay
             if relay is not None:

@@ -94,7 +94,7 @@ class TensorBoardPages(Callback):
         for task, row in firsts.items():
             studio = Studio(module, data, [row])  # 130 MB each: one at a time
             try:
-                film = studio.film(row, even_steps(FRAMES))
+                film = studio.film(row, even_steps(FRAMES, data.episode_steps))
             finally:
                 studio.close()
             pictures = {
