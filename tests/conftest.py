@@ -19,8 +19,9 @@ torch.set_num_threads(1)  # tiny networks; and spinning threads of parallel test
 SMALL = {
     "data.tasks": "[drawer-close]",
     "data.seeds": "[0]",
-    "data.env_steps": "1000",
-    "data.collection.start_steps": "500",
+    "data.env_steps": "100",
+    "data.env.episode_steps": "50",
+    "data.collection.start_steps": "50",
     "data.collection.steps_per_iteration": "10",
     "data.replay.batch_size": "16",
     "data.replay.size": "500",
@@ -28,7 +29,9 @@ SMALL = {
     "data.evaluation.every": "100000",
     "model.sac.hidden": "[32, 32]",
     "model.alignment.hidden": "16",
-    "model.relay.threshold": "300",
+    "model.relay.turns": "[5, 10, 15, 20]",
+    "model.relay.threshold": "30",
+    "model.log_every": "50",
 }
 
 Run = Callable[..., dict[str, Any]]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from furl_lightning.commands.config_files import expand, load
 from furl_lightning.commands.options import check
+from furl_lightning.sweep.plan import Sweep
 from furl_lightning.utils.errors import BadInput
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -44,6 +46,15 @@ def test_no_block_stands_twice() -> None:
 @pytest.mark.parametrize("file", [file for file in FILES if file.parts[0] != "sweep"], ids=str)
 def test_a_file_is_taken_by_furl_fit(file: Path) -> None:
     assert check(["--config", str(CONF / "mt10.yaml"), "--config", str(CONF / file)]).env_steps_total > 0
+
+
+def test_paper_sweep_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = yaml.safe_load((CONF / "sweep/paper.yaml").read_text())
+    paths = [*settings["common"], *(path for paths in settings["methods"].values() for path in paths)]
+    assert [path for path in paths if not (CONF.parent / path).is_file()] == []
+    monkeypatch.chdir(CONF.parent)
+    trials = Sweep(**settings).trials()
+    assert [len(trials), {trial.env_steps for trial in trials}] == [60, {1_000_000}]
 
 
 @pytest.mark.parametrize(

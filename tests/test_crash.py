@@ -348,8 +348,8 @@ def test_a_full_disk_ends_the_save_and_not_the_run(
     """No file of the process may grow for some saves: warnings, and the last good checkpoint stays; then all is
     as if the disk had never been full."""
     settings = {
-        "data__env_steps": 700,
-        "data__collection__start_steps": 600,
+        "data__env_steps": 400,
+        "data__collection__start_steps": 300,
         "data__checkpoints__every": 100,
         "model__log_every": 50,
     }
@@ -422,7 +422,13 @@ def test_sigterm_before_training_and_twice_in_it(
     assert process.returncode == 143 and "Traceback" not in text
     assert steps_in(folder) > -1 or "nothing is saved yet" in text
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    process = start(*argv, "--data.collection.steps_per_iteration", "500")
+    long = {
+        "env.episode_steps": 500,
+        "env_steps": 1000,
+        "collection.start_steps": 500,
+        "collection.steps_per_iteration": 500,
+    }
+    process = start(*argv, *(x for name, value in long.items() for x in (f"--data.{name}", str(value))))
     wait_for(lambda: steps_in(folder) == 0)
     time.sleep(0.5)  # training is under way, and an iteration takes seconds
     process.send_signal(signal.SIGTERM)
@@ -449,13 +455,13 @@ def test_an_evaluation_that_a_signal_cut_off_is_made_up_for(
 
     def interrupt(self: DeterministicPolicy, tensordict: TensorDictBase) -> TensorDictBase:
         acted.append(1)
-        if len(acted) == 1700:  # in the second evaluation's first episode
+        if len(acted) == 170:  # in the second evaluation's first episode
             os.kill(os.getpid(), signal.SIGTERM)
         return act(self, tensordict)
 
     monkeypatch.setattr(DeterministicPolicy, "forward", interrupt)
     assert fit(arguments(tmp_path, "stopped", tiny_clip, **settings)) == 143
-    assert steps_in(tmp_path / "stopped") == 40 and len(acted) == 2000
+    assert steps_in(tmp_path / "stopped") == 40 and len(acted) == 200
     assert_same(straight, run("stopped", "--ckpt_path", "last", **settings), ignore=("journal",))
 
 

@@ -90,10 +90,10 @@ def test_video_of_each_task(trained: Path, tmp_path: Path, monkeypatch: pytest.M
     assert evaluate(["--ckpt_path", str(trained), "--task", "reach", "--video", "--out", str(tmp_path / "out")]) == 0
     assert sorted(p.name for p in (tmp_path / "out/videos").iterdir()) == ["reach-0.png", "reach-0.webp"]
     with Image.open(tmp_path / "out/videos/reach-0.webp") as video:
-        assert video.n_frames >= 126 and video.size == (384, 472)  # type: ignore[attr-defined]
+        assert video.n_frames >= 13 and video.size == (384, 472)  # type: ignore[attr-defined]
         video.seek(0)
         first = np.asarray(video.convert("RGB")).astype(int)
-        video.seek(60)
+        video.seek(12)
         assert np.abs(first - np.asarray(video.convert("RGB"))).max() > 50
 
 
@@ -129,8 +129,8 @@ def test_what_is_drawn_follows_the_episode(trained: Path) -> None:
     """Text and border change where success does."""
     learner = load(trained)
     studio = Studio(learner.module, learner.data, [2])
-    film: Film = studio.film(2, range(0, 501, 50))
-    again = studio.film(2, range(0, 501, 50))
+    film: Film = studio.film(2, range(0, 51, 5))
+    again = studio.film(2, range(0, 51, 5))
     studio.close()
     assert np.array_equal(film.episode.frames, again.episode.frames)
     assert film.vlm_reward is not None and film.vlm_reward.shape == (11,)
@@ -211,7 +211,7 @@ def test_summary_is_over_all_episodes_of_a_task(trained: Path) -> None:
 
 def test_tensorboard_pages_change_nothing(run: Run, tmp_path: Path) -> None:
     """Film strips, histograms, layout and settings are there, and training is bit-equal without the films."""
-    settings = {"data__env_steps": 520, "data__evaluation__every": 500}
+    settings = {"data__env_steps": 60, "data__evaluation__every": 50}
     with_films = run("with", "--pictures", "true", **settings)
     without = run("without", **settings)
     assert_same(with_films, without, ignore=("callbacks",))
@@ -227,7 +227,7 @@ def test_tensorboard_pages_change_nothing(run: Run, tmp_path: Path) -> None:
     assert "custom_scalars__config__" in tags["tensors"]
     plugins = set(events.PluginAssets("")) | set(events.summary_metadata)
     assert "_hparams_/experiment" in plugins and "_hparams_/session_start_info" in plugins
-    assert [event.step for event in events.Scalars("eval/success")] == [500, 520]
+    assert [event.step for event in events.Scalars("eval/success")] == [50, 60]
 
 
 @pytest.mark.parametrize(

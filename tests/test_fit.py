@@ -39,7 +39,7 @@ RUN_TAGS = ("env_steps_per_s", "render_ms", "embed_ms", "update_ms")
 
 def test_every_tag_is_there_for_every_task(run: Run, tmp_path: Path) -> None:
     """In TensorBoard and in metrics.csv, for each task, each agent of several seeds, and the mean."""
-    checkpoint = run("tags", data__tasks="[drawer-close, reach]", data__seeds="[0, 1]", data__env_steps=600)
+    checkpoint = run("tags", data__tasks="[drawer-close, reach]", data__seeds="[0, 1]", data__env_steps=60)
     events = EventAccumulator(str(tmp_path / "tags"))
     events.Reload()
     scalars = set(events.Tags()["scalars"])
@@ -49,7 +49,7 @@ def test_every_tag_is_there_for_every_task(run: Run, tmp_path: Path) -> None:
             assert tag + part in scalars
             assert tag + part in rows
     assert {f"perf/{tag}" for tag in RUN_TAGS} <= scalars
-    assert [event.step for event in events.Scalars("train/success")] == [500]
+    assert [event.step for event in events.Scalars("train/success")] == [50]
     assert sorted(p.name for p in (tmp_path / "tags").iterdir() if "tfevents" not in p.name) == [
         ".lock", "checkpoints", "config.yaml", "goals", "hparams.yaml", "metrics.csv",
     ]  # fmt: skip
@@ -58,8 +58,8 @@ def test_every_tag_is_there_for_every_task(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("goal", ["fixed", "random"])
 def test_evaluation_does_not_change_training(run: Run, goal: str) -> None:
     """Evaluating five times or once gives bit-equal parameters, optimizers, memories and random states."""
-    settings = {"data__env__goal": goal, "data__evaluation__episodes": 1, "data__env_steps": 600}
-    often = run("often", **settings, data__evaluation__every=100)
+    settings = {"data__env__goal": goal, "data__evaluation__episodes": 1, "data__env_steps": 60}
+    often = run("often", **settings, data__evaluation__every=10)
     once = run("once", **settings)
     assert_same(often, once, ignore=("metrics", "callbacks", "settings"))
     trained = [line for line in often["metrics"] if ",eval/" not in line]
@@ -68,8 +68,8 @@ def test_evaluation_does_not_change_training(run: Run, goal: str) -> None:
 
 def test_agents_learn_and_sac_stops_with_the_relay(run: Run) -> None:
     """Parameters move; a retired SAC agent's do not any more."""
-    relaying = run("relaying", data__env_steps=1000, model__relay__threshold=10_000)["state_dict"]
-    start = run("start", data__env_steps=500)["state_dict"]
+    relaying = run("relaying", data__env_steps=100, model__relay__threshold=10_000)["state_dict"]
+    start = run("start", data__env_steps=50)["state_dict"]
     for name, values in relaying.items():
         if "text_embedding" not in name:
             assert not torch.equal(values, start[name]), name
@@ -87,7 +87,7 @@ def test_agents_learn_and_sac_stops_with_the_relay(run: Run) -> None:
         (["--data.env_steps", "many"], "data.env_steps must be a whole number, not 'many'"),
         (["--data.seeds", "[1, 2, 1]"], "data.seeds has 1 twice; each agent needs a seed of its own"),
         (["--data.seeds", "[]"], "data.seeds is empty; give at least one, e.g. [0]"),
-        (["--data.collection.steps_per_iteration", "7"], "must divide an episode's 500 steps; the nearest to 7 is 5"),
+        (["--data.collection.steps_per_iteration", "7"], "must divide an episode's 50 steps; the nearest to 7 is 5"),
         (["--model.vlm", "CLIPP"], "unknown VLM 'CLIPP'; the nearest is 'CLIP'"),
         (["--model.vlm.path", "/nowhere"], "there is no folder '/nowhere'"),
         (["--model.reward.rho", "x"], "model.reward.rho must be a number, not 'x'"),
@@ -121,12 +121,12 @@ def test_bad_input_is_one_line(
 
 def test_a_run_folder_is_never_reused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Starting again is refused; resuming needs more steps, and the same population."""
-    run("taken", data__env_steps=500)
+    run("taken", data__env_steps=50)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "taken").rglob("*")}
     argv = ["--runs", str(tmp_path), "--name", "taken"]
     for flags, message in (
         ([], "exists already; resume it with --name taken --ckpt_path last, or choose another --name"),
-        (["--ckpt_path", "last"], "give a larger --data.env_steps than 500"),
+        (["--ckpt_path", "last"], "give a larger --data.env_steps than 50"),
         (["--ckpt_path", "last", "--data.seeds", "[3]"], "drawer-close/3, the checkpoint's is drawer-close/0"),
         (["--ckpt_path", "last", "--data.env.goal", "random"], "data.env.goal is random, the checkpoint's is fixed"),
         (["--ckpt_path", "last", "--model.vlm", "CLIP", "--model.alignment.width", "8"], "model.alignment.width"),
@@ -155,10 +155,10 @@ def test_no_usable_gl_is_one_line(backend: str, tmp_path: Path) -> None:
 
 def test_a_folder_in_use_is_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Resuming a run that another process is writing."""
-    run("busy", data__env_steps=500)
+    run("busy", data__env_steps=50)
     owner = RunFolder(tmp_path, "busy")
     with owner.locked():
-        assert fit(["--runs", str(tmp_path), "--name", "busy", "--ckpt_path", "last", "--data.env_steps", "1000"]) == 2
+        assert fit(["--runs", str(tmp_path), "--name", "busy", "--ckpt_path", "last", "--data.env_steps", "100"]) == 2
     assert "is in use by process" in capsys.readouterr().err
 
 
@@ -200,14 +200,14 @@ def test_the_age_of_the_policies_that_act(overlap: bool, run: Run, monkeypatch: 
     monkeypatch.setattr(FuRLModule, "training_step", step_and_note)
     run(
         "aged",
-        data__env_steps=1020,
-        data__collection__start_steps=960,
+        data__env_steps=120,
+        data__collection__start_steps=80,
         data__collection__num_workers=1,
         data__collection__overlap=str(overlap).lower(),
     )
-    assert sorted(acted) == list(range(960, 1020))
+    assert sorted(acted) == list(range(80, 120))
     for step, actors in acted.items():
         last = step - step % 10  # what the iteration before had ended with
-        old = overlap and last != 1000
+        old = overlap and last != 100
         assert_same((before if old else learned)[last], actors, f"step {step}")
-    assert not all(torch.equal(a, b) for a, b in zip(before[980], learned[980], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(before[90], learned[90], strict=True))

@@ -31,13 +31,13 @@ def test_quick_trains_with_a_clip_and_refuses_other_weights(tmp_path: Path, caps
     argv = ["--config", str(ROOT / "conf/quick.yaml"), "--model.vlm", "CLIP", "--model.vlm.path", str(clip), *FEW]
     argv += ["--runs", str(tmp_path / "runs"), "--name", "quick"]
     argv += ["--data.collection.num_workers", "0", "--data.collection.overlap", "false"]
-    argv += ["--data.seeds", "[0]", "--data.collection.start_steps", "500", "--data.evaluation.every", "10000"]
-    assert fit([*argv, "--data.env_steps", "600"]) == 0
+    argv += ["--data.seeds", "[0]", "--data.collection.start_steps", "20", "--data.env.episode_steps", "50"]
+    assert fit([*argv, "--data.env_steps", "30"]) == 0
     folder = tmp_path / "runs" / "quick"
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert str(clip) in saved["identity"]["model.vlm"] and "fingerprint" in saved["identity"]["model.vlm"]
     assert not any("vlm." in name for name in saved["state_dict"])
-    resume = ["--runs", str(tmp_path / "runs"), "--name", "quick", "--ckpt_path", "last", "--data.env_steps", "700"]
+    resume = ["--runs", str(tmp_path / "runs"), "--name", "quick", "--ckpt_path", "last", "--data.env_steps", "40"]
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     make_tiny_clip(clip, seed=1)
     capsys.readouterr()
@@ -51,11 +51,11 @@ def test_quick_trains_with_a_clip_and_refuses_other_weights(tmp_path: Path, caps
 def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
     """Other families through the same command, in the other precision."""
     siglip = save_siglip(tmp_path / "siglip")
-    run("sig", model__vlm="SigLIP", model__vlm__path=siglip, model__vlm__precision="bfloat16", data__env_steps=520)
+    run("sig", model__vlm="SigLIP", model__vlm__path=siglip, model__vlm__precision="bfloat16", data__env_steps=60)
     tokenizer = save_tokenizer(tmp_path / "words")
     torch.save({"liv": {f"module.model.{name}": t for name, t in openai_weights().items()}}, tmp_path / "model.pt")
     settings = {"model__vlm": "LIV", "model__vlm__path": tmp_path / "model.pt", "model__vlm__tokenizer": tokenizer}
-    saved = run("robots", **settings, data__env_steps=520)
+    saved = run("robots", **settings, data__env_steps=60)
     assert "of width 20" in saved["identity"]["model.vlm"]
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning.callbacks import EarlyStopping, Timer
-from pytorch_lightning.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import SimpleProfiler
 
 from furl_lightning.agents.sac import SACSettings
@@ -59,8 +59,8 @@ EVERYTHING: dict[str, Any] = {
         "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40, "prompts": {"reach": "go there"},
         "goal_image": False,
         "env": {
-            "goal": "random", "reward": "dense", "episode_steps": 50, "obs": "pixels", "pixel_size": 20, "render": "full",
-            "mirror": True, "bgr": True,
+            "goal": "random", "reward": "dense", "episode_steps": 50, "obs": "pixels", "pixel_size": 20,
+            "render": "full", "mirror": True, "bgr": True,
         },
         "collection": {"start_steps": 10, "steps_per_iteration": 5, "num_workers": 1, "overlap": True},
         "replay": {"size": 600, "storage": "disk", "batch_size": 7, "success_share": 0.5},
@@ -169,7 +169,7 @@ def test_settings_from_python_are_checked_too() -> None:
         (lambda: SACSettings(hidden=(16, 0)), "model.sac.hidden must be made of numbers at least 1, not 0"),
         (lambda: SACSettings(hidden=()), "model.sac.hidden must name at least one layer"),
         (lambda: RelaySettings(turns=()), "model.relay.turns must name at least one length"),
-        (lambda: CollectionSettings(start_steps=15, steps_per_iteration=10), "the next is 20"),
+        (lambda: CollectionSettings(overlap=True), "needs data.collection.num_workers of at least 1"),
     ):
         with pytest.raises(BadInput, match=message):
             make()

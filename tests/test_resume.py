@@ -14,14 +14,16 @@ from furl_lightning.method.success_memory import MemorySettings, SuccessMemory
 from furl_lightning.replay.buffer import FIELDS, ReplayBuffer
 from furl_lightning.replay.journal import Journal, verify
 
-from .conftest import SMALL, Run, assert_same
+from .conftest import Run, assert_same
 
 SETTINGS: dict[str, object] = {
-    "data__env_steps": 650,
-    "data__collection__start_steps": 100,
-    "data__checkpoints__every": 130,
+    "data__env_steps": 70,
+    "data__collection__start_steps": 20,
+    "data__replay__size": 50,
+    "data__memory__size": 50,
+    "data__checkpoints__every": 20,
     "data__checkpoints__keep": 9,
-    "model__log_every": 50,
+    "model__log_every": 10,
 }
 IGNORE = ("journal", "metrics")  # the rings may be cut into other files; what these hold is compared, and metrics are
 
@@ -29,16 +31,16 @@ IGNORE = ("journal", "metrics")  # the rings may be cut into other files; what t
 @pytest.mark.parametrize(
     ("settings", "stops"),
     [
-        # Seed 9 succeeds in its first, random episode: the relay ends at 500. The replay ring wraps there too.
-        ({"data__seeds": "[9]", "model__relay__threshold": 1}, (130, 520)),
-        ({"data__env__goal": "random", "data__collection__num_workers": 1, "data__replay__storage": "disk"}, (390,)),
+        # Seed 5 succeeds among its first, random steps: the relay ends at 50. The replay ring wraps there too.
+        ({"data__seeds": "[5]", "model__relay__threshold": 1}, (20, 60)),
+        ({"data__env__goal": "random", "data__collection__num_workers": 1, "data__replay__storage": "disk"}, (40,)),
         (
-            {"data__collection__num_workers": 2, "data__seeds": "[0, 1]", "data__collection__steps_per_iteration": 50},
-            (550,),
+            {"data__collection__num_workers": 2, "data__seeds": "[0, 1]", "data__collection__steps_per_iteration": 5},
+            (60,),
         ),
         (
             {"data__collection__num_workers": 2, "data__seeds": "[0, 1]", "data__collection__overlap": "true"},
-            (130, 520),
+            (20, 60),
         ),
         (
             {
@@ -48,16 +50,16 @@ IGNORE = ("journal", "metrics")  # the rings may be cut into other files; what t
                 "model__sac__critic_layer_norm": "true",
                 "model__updates_per_step": 2,
             },
-            (520,),
+            (60,),
         ),
         (
             {
                 "model__reward__source": "cosine",
                 "model__relay__counts": "successes",
                 "data__replay__success_share": 0.5,
-                "data__seeds": "[3]",  # has a success in its first episode
+                "data__seeds": "[5]",  # has a success in its first episode
             },
-            (520,),
+            (60,),
         ),
     ],
     ids=[
@@ -88,15 +90,15 @@ def test_a_run_resumes_in_its_moved_folder(run: Run, tmp_path: Path) -> None:
     """At an episode's end with random goals: longer, with other evaluation, and with a torn row in metrics.csv."""
     settings = {**SETTINGS, "data__env__goal": "random", "data__evaluation__episodes": 1}
     straight = run("straight", **settings)
-    run("stopped", **{**settings, "data__env_steps": 500})
+    run("stopped", **{**settings, "data__env_steps": 50})
     with (tmp_path / "stopped" / "metrics.csv").open("a") as file:
-        file.write("510,sac/q,1.0\n520,sac/q/vlm_ag")
+        file.write("60,sac/q,1.0\n70,sac/q/vlm_ag")
     (tmp_path / "stopped").rename(tmp_path / "moved")
     resumed = run("moved", "--ckpt_path", "last", **{**settings, "data__replay__storage": "disk"})
     assert_same(straight, resumed, ignore=IGNORE)
     assert_same(rings(straight, tmp_path / "straight"), rings(resumed, tmp_path / "moved"))
     # The stopped run also evaluated at its end.
-    assert straight["metrics"] == [line for line in resumed["metrics"] if not line.startswith("500,eval/")]
+    assert straight["metrics"] == [line for line in resumed["metrics"] if not line.startswith("50,eval/")]
     assert not (tmp_path / "moved" / "replay").exists()
     assert (tmp_path / "moved" / "config-2.yaml").exists()
 
@@ -156,10 +158,10 @@ def test_a_replay_buffer_on_disk_takes_its_room_at_once(tmp_path: Path) -> None:
 def rings(checkpoint: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
     """What the files that a checkpoint names put into the rings."""
     state = checkpoint["FuRLDataModule"]
-    num, size = len(state["memory"]["positives_written"]), int(SMALL["data.memory.size"])
+    num, size = len(state["memory"]["positives_written"]), int(str(SETTINGS["data__memory__size"]))
     with safe_open(folder / "checkpoints" / state["journal"][0]["file"], "pt") as first:
         fields = [name for name in FIELDS if name in first.keys()]  # noqa: SIM118
-    replay = ReplayBuffer(int(SMALL["data.replay.size"]), fields=fields)
+    replay = ReplayBuffer(int(str(SETTINGS["data__replay__size"])), fields=fields)
     memory = SuccessMemory(num, 16, MemorySettings(size))
     memory.load_counters(state["memory"])
     Journal(None).restore(state["journal"], folder / "checkpoints", replay, memory)

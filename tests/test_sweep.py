@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +27,6 @@ from furl_lightning.training.checkpoint import load_checkpoint
 
 from .conftest import assert_same
 
-ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 540.0
 """For whatever is waited for."""
 TINY = {
@@ -166,7 +163,7 @@ def test_a_stopped_sweep_goes_on_without_what_is_finished(folder: Path, undistur
     assert output.rstrip().endswith(f"furl-sweep {' '.join(driver.argv[:3])} stopped --num_cpus 1 --methods "
                                     "'{furl: []}' --resume")  # fmt: skip
     (first,) = [name for name in driver.trials() if name != second]
-    assert 0 < newest_steps(driver.folder / second) < 100  # it saved when it was asked to stop
+    assert 0 < final(driver.folder / second)["FuRLDataModule"]["env_steps"] < 100  # it saved when it was asked to stop
     before = times_of(driver.folder / first)
     status, output = Driver(folder, *flags, "--resume").end()
     assert status == 0, output
@@ -174,10 +171,6 @@ def test_a_stopped_sweep_goes_on_without_what_is_finished(folder: Path, undistur
     assert driver.trials()[first]["attempts"] == 1
     assert driver.trials()[second]["attempts"] == 2
     assert_as_undisturbed(driver, undisturbed)
-
-
-def newest_steps(run_folder: Path) -> int:
-    return int(final(run_folder)["FuRLDataModule"]["env_steps"])
 
 
 def times_of(run_folder: Path) -> dict[Path, int]:
@@ -310,56 +303,6 @@ def load_steps(run: Path) -> dict[str, torch.Tensor]:
     }
 
 
-# -- what is shown
-
-
-SHOW = """
-import sys
-from pathlib import Path
-from furl_lightning.sweep.ledger import Ledger
-from furl_lightning.sweep.screen import Screen
-from furl_lightning.sweep.trial import Trial
-trials = [Trial(f"t{i}", "furl", "fixed", ("reach",), (i,), 100, ()) for i in range(20)]
-ledger = Ledger(Path(sys.argv[1]), trials, resume=False)
-with Screen("many", ledger) as screen:
-    for trial in trials:
-        ledger.states[trial.name].state = "running"
-        screen.show()
-        ledger.states[trial.name].end("failed", "[why]")
-        screen.show()
-"""
-
-
-def test_a_terminal_shows_what_fits_and_keeps_the_whole_table(tmp_path: Path) -> None:
-    """Twenty trials on a terminal of ten lines."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (10, 80))
-    environment = {**os.environ, "TERM": "xterm"}
-    environment.pop("COLUMNS", None)
-    environment.pop("LINES", None)
-    process = subprocess.Popen([sys.executable, "-c", SHOW, str(tmp_path)], stdout=theirs, env=environment)
-    os.close(theirs)
-    output = b""
-    with contextlib.suppress(OSError):  # how Linux tells the end of a terminal
-        while part := os.read(ours, 10_000):
-            output += part
-    os.close(ours)
-    assert process.wait() == 0
-    *screens, table = output.decode().split("many: ")
-    assert all(screen.count("\n") <= 10 for screen in screens)
-    assert table.splitlines()[0] == "0 finished, 20 failed"
-    assert [line.split()[:2] for line in table.splitlines()[3:]] == [[f"t{i}", "failed"] for i in range(20)]
-
-
-def test_elsewhere_each_change_of_state_is_a_line(tmp_path: Path) -> None:
-    output = subprocess.run([sys.executable, "-c", SHOW, str(tmp_path)], capture_output=True, text=True, check=True)
-    lines = output.stdout.splitlines()
-    assert len(lines) == 2 * 20 + 3 + 20
-    assert lines[0].endswith("  t0  running on   [0 finished, 1 running, 19 waiting]")
-    assert lines[1].endswith("  t0  failed: [why]  [0 finished, 19 waiting, 1 failed]")
-    assert lines[40] == "many: 0 finished, 20 failed"
-
-
 # -- the sweep file
 
 
@@ -392,15 +335,6 @@ def test_a_trial_carries_the_bases_of_its_configurations(folder: Path) -> None:
     assert rates == {"model": {"sac": {"lr": 3e-4}, "alignment": {"lr": 3e-4}}}
     assert quick == {}
     assert share == {"data": {"env": {"goal": "fixed"}, "tasks": list(trial.tasks), "seeds": [0]}}
-
-
-def test_paper_sweep_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = yaml.safe_load((ROOT / "conf/sweep/paper.yaml").read_text())
-    paths = [*settings["common"], *(path for paths in settings["methods"].values() for path in paths)]
-    assert [path for path in paths if not (ROOT / path).is_file()] == []
-    monkeypatch.chdir(ROOT)
-    trials = Sweep(**settings).trials()
-    assert [len(trials), {trial.env_steps for trial in trials}] == [60, {1_000_000}]
 
 
 BAD = {

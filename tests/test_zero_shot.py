@@ -151,18 +151,18 @@ def test_a_run_with_a_baseline_and_an_ensemble_resumes(
     """End to end; another prompt, or another reward, is another run."""
     settings = {
         "model__reward__source": "goal_baseline", "model__reward__baseline_prompt": "a robot arm",
-        "model__log_every": 50, "data__prompts": "{drawer-close: [close a drawer, push a drawer]}",
+        "model__log_every": 10, "data__prompts": "{drawer-close: [close a drawer, push a drawer]}",
     }  # fmt: skip
-    run("zero", **settings, data__env_steps=600)
-    resumed = run("zero", "--ckpt_path", "last", **settings, data__env_steps=700)
-    assert resumed["FuRLDataModule"]["env_steps"] == 700
+    run("zero", **settings, data__env_steps=70)
+    resumed = run("zero", "--ckpt_path", "last", **settings, data__env_steps=90)
+    assert resumed["FuRLDataModule"]["env_steps"] == 90
     assert len(resumed["optimizer_states"]) == 2
     rewards = [float(line.split(",")[2]) for line in resumed["metrics"] if ",reward/vlm," in line]
     rewards = [value for value in rewards if value == value]  # none before the first update
     assert len(rewards) == 4 and all(-1.5 < value <= 1 for value in rewards)
     assert not (tmp_path / "zero" / "goals").exists()  # nothing is aligned with a goal image
     capsys.readouterr()
-    again = ["--runs", str(tmp_path), "--name", "zero", "--ckpt_path", "last", "--data.env_steps", "800"]
+    again = ["--runs", str(tmp_path), "--name", "zero", "--ckpt_path", "last", "--data.env_steps", "100"]
     for flags, message in (
         (["--data.prompts", "{drawer-close: close a drawer}"], "instructions (data.prompts) is close a drawer"),
         (["--model.reward.baseline_prompt", "a table"], "model.reward.source is goal_baseline (a table, 0.5)"),

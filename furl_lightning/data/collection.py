@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -47,33 +47,27 @@ class CollectionSettings(Settings, option="data.collection"):
                 "data.collection.overlap true needs data.collection.num_workers of at least 1; set that, or overlap "
                 "false"
             )
-        self.refuse_remainder("data.collection.start_steps", self.start_steps)
 
-    def refuse_episode(self, steps: int) -> None:
-        """Refuse an episode of so many steps, which is not made of whole iterations.
-
-        Raises:
-            BadInput: with the nearest number of steps an iteration that divides it.
-        """
-        if steps % self.steps_per_iteration:
-            divisors = [d for d in range(1, steps + 1) if steps % d == 0]
-            nearest = min(divisors, key=lambda d: abs(d - self.steps_per_iteration))
-            raise BadInput(
-                f"data.collection.steps_per_iteration must divide an episode's {steps} steps; "
-                f"the nearest to {self.steps_per_iteration} is {nearest}"
-            )
-
-    def refuse_remainder(self, option: str, steps: int) -> None:
-        """Refuse a number of environment steps that is not made of whole iterations.
+    def refuse_partial_iterations(self, episode_steps: int, env_steps: int) -> None:
+        """Refuse an episode, a random phase or a run that is not made of whole iterations.
 
         Raises:
-            BadInput: with the next that is.
+            BadInput: names the number that would be right.
         """
-        if steps % self.steps_per_iteration:
+        size = self.steps_per_iteration
+        if episode_steps % size:
+            divisors = [d for d in range(1, episode_steps + 1) if episode_steps % d == 0]
+            nearest = min(divisors, key=lambda d: abs(d - size))
             raise BadInput(
-                f"{option} must be a multiple of data.collection.steps_per_iteration ({self.steps_per_iteration}), "
-                f"not {steps}; the next is {-(-steps // self.steps_per_iteration) * self.steps_per_iteration}"
+                f"data.collection.steps_per_iteration must divide an episode's {episode_steps} steps; "
+                f"the nearest to {size} is {nearest}"
             )
+        for option, steps in {"data.collection.start_steps": self.start_steps, "data.env_steps": env_steps}.items():
+            if steps % size:
+                raise BadInput(
+                    f"{option} must be a multiple of data.collection.steps_per_iteration ({size}), not {steps}; "
+                    f"the next is {-(-steps // size) * size}"
+                )
 
 
 class Collection:
@@ -93,19 +87,8 @@ class Collection:
         self.env, self.policy, self.settings = env, policy, settings
         self.seconds = 0.0
         """Spent waiting for rollouts."""
-        self._collector = Collector(
-            env,
-            policy,
-            frames_per_batch=env.batch_size[0] * settings.steps_per_iteration,
-            total_frames=-1,
-            use_buffers=False,
-            return_same_td=True,
-            trust_policy=True,
-            track_traj_ids=False,
-            split_trajs=False,
-            auto_register_policy_transforms=False,
-        )
-        self._rollouts = iter(self._collector)
+        self._collector: Any = None
+        self._rollouts: Iterator[TensorDictBase] = iter(())
         self._executor: Executor = ThreadPoolExecutor(1, "collector") if settings.overlap else _InlineExecutor()
         self._next: Future[TensorDictBase] | None = None
         """The next rollout, on its way."""
@@ -136,6 +119,20 @@ class Collection:
             self._next = self._submit()
 
     def _submit(self) -> Future[TensorDictBase]:
+        if self._collector is None:  # it resets the environments, which may have to be restored first
+            self._collector = Collector(
+                self.env,
+                self.policy,
+                frames_per_batch=self.env.batch_size[0] * self.settings.steps_per_iteration,
+                total_frames=-1,
+                use_buffers=False,
+                return_same_td=True,
+                trust_policy=True,
+                track_traj_ids=False,
+                split_trajs=False,
+                auto_register_policy_transforms=False,
+            )
+            self._rollouts = iter(self._collector)
         return self._executor.submit(next, self._rollouts)
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,7 +157,8 @@ class Collection:
     def close(self) -> None:
         """End what is on its way, the workers, and the renderers."""
         self._executor.shutdown()  # waits for steps that are on their way
-        self._collector.shutdown()
+        if self._collector is not None:
+            self._collector.shutdown()
         self.env.close(raise_if_closed=False)
 
 

@@ -77,8 +77,7 @@ class FuRLDataModule(LightningDataModule):
         super().__init__()
         if env_steps < 1:
             raise BadInput(f"data.env_steps must be at least 1, not {env_steps}")
-        collection.refuse_episode(env.episode_steps)
-        collection.refuse_remainder("data.env_steps", env_steps)
+        collection.refuse_partial_iterations(env.episode_steps, env_steps)
         for part in (replay, memory):
             if part.size < env.episode_steps:
                 raise BadInput(f"{part.option}.size must hold an episode of {env.episode_steps} steps, not {part.size}")
