@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensordict import TensorDict
 
 from furl_lightning.analysis.intervals import wilson
-from furl_lightning.commands.evaluate import EPISODES, evaluate, summary, table
+from furl_lightning.commands.evaluate import EPISODES, FPS, evaluate, summary, table
 from furl_lightning.commands.oracle import oracle
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
 from furl_lightning.envs.episodes import Episode
@@ -33,9 +33,17 @@ SHORT = {"data__env_steps": 20, "data__collection__start_steps": 10}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
-    """The folder of a run of four agents."""
+    """The folder of a run of four agents, whose returns differ, for the reward is dense."""
     runs = tmp_path_factory.mktemp("runs")
-    small_run(runs, tiny_clip, "trained", data__tasks="[drawer-close, reach]", data__seeds="[0, 1]", **SHORT)
+    small_run(
+        runs,
+        tiny_clip,
+        "trained",
+        data__tasks="[drawer-close, reach]",
+        data__seeds="[0, 1]",
+        data__env__reward="dense",
+        **SHORT,
+    )
     return runs / "trained"
 
 
@@ -51,6 +59,7 @@ def test_equals_the_runs_own_last_evaluation(trained: Path, tmp_path: Path, caps
         line.split(",")[1:] for line in (trained / "metrics.csv").read_text().splitlines() if line.startswith("20,")
     )
     assert report["env_steps"] == 20 and len(report["agents"]) == 4
+    assert len({results["return"][0] for results in report["agents"].values()}) == 4
     for agent, results in report["agents"].items():
         for name, values in results.items():
             assert values == [float(logged[f"eval/{name}/{agent}"])]
@@ -91,6 +100,8 @@ def test_video_of_each_task(trained: Path, tmp_path: Path, monkeypatch: pytest.M
     assert sorted(p.name for p in (tmp_path / "out/videos").iterdir()) == ["reach-0.png", "reach-0.webp"]
     with Image.open(tmp_path / "out/videos/reach-0.webp") as video:
         assert video.n_frames >= 13 and video.size == (384, 472)  # type: ignore[attr-defined]
+        video.load()
+        assert video.info["duration"] == 1000 / FPS
         video.seek(0)
         first = np.asarray(video.convert("RGB")).astype(int)
         video.seek(12)
@@ -105,7 +116,8 @@ def test_mp4_can_be_read_back(tmp_path: Path) -> None:
     path = write_video(tmp_path / "x", iter(frames), 10)
     assert path.name == "x.mp4"
     reader = imageio_ffmpeg.read_frames(str(path))
-    assert next(reader)["size"] == (64, 96)
+    meta = next(reader)
+    assert (meta["size"], meta["fps"]) == ((64, 96), 10)
     levels = [np.frombuffer(frame, np.uint8).mean() for frame in reader]
     assert len(levels) == 10 and np.abs(np.array(levels) - 25 * np.arange(10)).max() < 6
 

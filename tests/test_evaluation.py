@@ -128,3 +128,13 @@ def test_the_goal_image_is_the_experts_first_success() -> None:
         frames.append(simulator.frame())
     simulator.close()
     assert image is not None and np.array_equal(image, frames[-1]) and not np.array_equal(image, frames[-2])
+
+
+def test_the_goal_is_hidden_where_it_is_fixed_but_for_the_expert() -> None:
+    for goal, show, hidden in (("fixed", False, True), ("fixed", True, False), ("random", False, False)):
+        simulator = Simulator("reach", 0, SimulatorSettings(goal), show)  # type: ignore[arg-type]
+        observation = simulator.reset()
+        assert bool((observation[-3:] == 0).all()) == hidden
+        if not hidden:
+            assert np.allclose(observation[-3:], simulator.env._target_pos)
+        simulator.close()

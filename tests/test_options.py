@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning.callbacks import EarlyStopping, Timer
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.profilers import SimpleProfiler
 
 from furl_lightning.agents.sac import SACSettings

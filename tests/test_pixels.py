@@ -240,12 +240,9 @@ PIXELS: dict[str, Any] = {"data__env__obs": "pixels", "data__env__pixel_size": 2
 
 def test_resumed_pixel_run_is_bit_equal(run: Run) -> None:
     """FuRL on pixels, overlapped, stopped in the middle of an episode, after the ring has wrapped."""
-    settings = {
-        **PIXELS,
-        "data__collection__start_steps": 600,
-        "data__collection__num_workers": 1,
-        "data__collection__overlap": "true",
-    }
+    collection = {"start_steps": 60, "num_workers": 1, "overlap": "true"}
+    settings = {**PIXELS, "data__replay__size": 50}
+    settings |= {f"data__collection__{name}": value for name, value in collection.items()}
     straight = run("straight", **settings, data__env_steps=80)
     run("stopped", **settings, data__env_steps=70)
     resumed = run("stopped", "--ckpt_path", "last", **settings, data__env_steps=80)
@@ -259,14 +256,8 @@ def test_resumed_pixel_run_is_bit_equal(run: Run) -> None:
 def test_a_transition_takes_less_than_22_kilobytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """84 x 84 pixels and the package's own VLM; the number is printed, logged, and that of the memory taken."""
     argv = ["--config", str(CONF / "obs/pixels.yaml"), "--data.tasks", "[reach]", "--data.env_steps", "50"]
-    argv += [
-        "--data.collection.start_steps",
-        "500",
-        "--data.goal_image",
-        "false",
-        "--data.collection.steps_per_iteration",
-        "50",
-    ]
+    argv += ["--data.collection.start_steps", "50", "--data.collection.steps_per_iteration", "50"]
+    argv += ["--data.goal_image", "false", "--model.log_every", "50"]
     assert fit([*argv, "--name", "p", "--runs", str(tmp_path), "--trainer.accelerator", "cpu"]) == 0
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "replay buffer:" in line)
     size = int(line.split("replay buffer: ")[1].split(" bytes")[0].replace(",", ""))

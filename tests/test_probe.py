@@ -17,10 +17,10 @@ from scipy import stats
 from furl_lightning.analysis.figures import MANNER_COLOURS, draw_rewards
 from furl_lightning.analysis.probe import MEASURES, ScoredEpisode, above, measure, spearman, wrongly_ordered
 from furl_lightning.analysis.tables import measures_table
-from furl_lightning.commands.probe import probe
+from furl_lightning.commands.probe import MANNERS, Subject, probe, write
 from furl_lightning.envs.episodes import Episode, Manner, record
 from furl_lightning.envs.simulator import SimulatorSettings
-from furl_lightning.tasks import INSTRUCTIONS
+from furl_lightning.tasks import INSTRUCTIONS, Agent
 from furl_lightning.training.trained import load
 from furl_lightning.vlm import CLIP, Embedded
 from furl_lightning.vlm.embedded import FOLDER
@@ -117,14 +117,18 @@ def test_rewards_are_drawn_as_they_are() -> None:
     """A panel for each kind of reward, a line for each episode, a star at each first success; frames above."""
     episodes: list[tuple[Manner, ScoredEpisode]] = [("expert", EXPERTS[0]), ("noisy", OTHERS[0]), ("random", OTHERS[1])]
     aligned = [(manner, replace(episode, reward=-episode.reward)) for manner, episode in episodes]
-    zero_shot = measure(EXPERTS[:1], OTHERS)
-    figure = draw_rewards(
-        "reach", {"zero-shot": episodes, "aligned": aligned}, {"zero-shot": zero_shot, "aligned": zero_shot}
-    )
+    measures = {
+        "zero-shot": measure(EXPERTS[:1], OTHERS),
+        "aligned": {"correlation": 0.25, "wrong_pairs": 0.5, "gap": -0.75},
+    }
+    figure = draw_rewards("reach", {"zero-shot": episodes, "aligned": aligned}, measures)
     frames, panels = figure.axes[:-2], figure.axes[-2:]
     assert [axis.get_title() for axis in frames[::5]] == ["step 0: +0.10", "step 6: +0.50"]
-    for axis, kind, sign in zip(panels, ("zero-shot", "aligned"), (1, -1), strict=True):
-        assert axis.get_title() == f"{kind}: rank correlation 0.80, wrong pairs 17%, gap +0.42"
+    assert [axis.get_title() for axis in panels] == [
+        "zero-shot: rank correlation 0.80, wrong pairs 17%, gap +0.42",
+        "aligned: rank correlation 0.25, wrong pairs 50%, gap -0.75",
+    ]
+    for axis, sign in zip(panels, (1, -1), strict=True):
         lines: dict[Any, Any] = {line.get_color(): line for line in axis.get_lines() if line.get_marker() == "None"}
         stars: dict[Any, Any] = {line.get_color(): line for line in axis.get_lines() if line.get_marker() == "*"}
         assert set(stars) == {MANNER_COLOURS["expert"], MANNER_COLOURS["noisy"]}
@@ -134,6 +138,29 @@ def test_rewards_are_drawn_as_they_are() -> None:
             assert line.get_ydata() == pytest.approx(sign * episode.reward)
         (x,), (y,) = stars[MANNER_COLOURS["noisy"]].get_data()
         assert (x, y) == pytest.approx((2, sign * 0.6))
+
+
+def test_all_but_the_experts_are_others(tmp_path: Path) -> None:
+    """Made-up episodes, two placements in every manner, through a real VLM: the table has all of them."""
+    random = np.random.default_rng(0)
+    vlm, agents = Embedded(), [Agent("reach", 0), Agent("reach", 1)]
+    episodes: dict[tuple[Agent, Manner], Episode] = {}
+    for agent in agents:
+        for number, manner in enumerate(MANNERS):
+            episode = scored([0.0] * 4, [0, 0, number < 3, 0], random.random(4).tolist()).episode
+            episode.frames = random.integers(0, 256, (4, 64, 64, 3), np.uint8)
+            episodes[agent, manner] = episode
+    subject = Subject(vlm, agents, {"reach": INSTRUCTIONS["reach"]}, SimulatorSettings(), None)
+    text = write(tmp_path / "out", subject, episodes)
+    instruction = vlm.encode_texts([INSTRUCTIONS["reach"]])
+    by_manner: dict[bool, list[ScoredEpisode]] = {True: [], False: []}
+    for (_, manner), episode in episodes.items():
+        by_manner[manner == "expert"].append(ScoredEpisode.zero_shot(vlm, "reach", episode, instruction))
+    assert (len(by_manner[True]), len(by_manner[False])) == (2, 8)
+    row = rows(tmp_path / "out/probe.csv")["zero-shot", "reach"]
+    expected = measure(by_manner[True], by_manner[False])
+    assert {name: float(row[name]) for name in MEASURES} == pytest.approx(expected, abs=1e-6)
+    assert re.search(rf"^reach +{expected['correlation']:.2f} +{expected['perturbed']:.2f} ", text, re.MULTILINE)
 
 
 def test_probe_equals_the_card(tmp_path: Path) -> None:

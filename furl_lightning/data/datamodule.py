@@ -151,13 +151,12 @@ class FuRLDataModule(LightningDataModule):
             self.pixel_size,
         )
         restored, self._restored = self._restored, None
-        self._collection = Collection(env, policy, self.collection_settings)
-        if restored is not None:
-            self._resume(restored)
         self._threads = LearnerThreads(self.collection_settings, device)
+        self._collection = Collection(env, policy, self.collection_settings)
         if restored is None:
             seed_global(self.agents)
         else:
+            self._resume(restored)
             set_global_states(restored["global_randomness"])
 
     def _make_experience(self, learner: Learner, vlm: VLM | None) -> Experience:

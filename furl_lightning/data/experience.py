@@ -59,11 +59,11 @@ class Experience:
         journal_folder: Path | None = None,
     ) -> None:
         self.settings, self.num_agents, self.episode_steps = replay, num_agents, episode_steps
-        self.pixels: PixelReplayBuffer | None = None
-        """The replay buffer, where it holds frames for policies that see pixels."""
-        if "frame" in fields:
-            self.pixels = PixelReplayBuffer(capacity, device, fields, episode_steps, folder=replay_folder)
-        self.replay = self.pixels or ReplayBuffer(capacity, device, fields, folder=replay_folder)
+        self.replay = (
+            PixelReplayBuffer(capacity, device, fields, episode_steps, folder=replay_folder)
+            if "frame" in fields
+            else ReplayBuffer(capacity, device, fields, folder=replay_folder)
+        )
         self.remembers = memory_width is not None
         """Whether there is a success memory."""
         self.memory = SuccessMemory(num_agents if self.remembers else 0, memory_width or 0, memory, device=device)
@@ -74,6 +74,11 @@ class Experience:
         self._success_steps = torch.zeros(num_agents, dtype=torch.int64)
         self._success = torch.zeros(episode_steps, num_agents, dtype=torch.bool)  # of this episode so far
         self._returns = torch.zeros(num_agents)
+
+    @property
+    def pixels(self) -> PixelReplayBuffer | None:
+        """The replay buffer, where it holds frames for policies that see pixels."""
+        return self.replay if isinstance(self.replay, PixelReplayBuffer) else None
 
     def add(self, steps: dict[str, Tensor], success: Tensor, first_frame: Tensor | None = None) -> None:
         """Append steps of one episode.
