@@ -38,8 +38,8 @@ class Randomness:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Put back what :meth:`state_dict` gave."""
         for stream in STREAMS:
-            for generator, own in zip(getattr(self, stream), state[stream], strict=True):
-                generator.set_state(own.clone())
+            for generator, saved in zip(getattr(self, stream), state[stream], strict=True):
+                generator.set_state(saved.clone())
 
 
 def _generator(agent: Agent, stream: str) -> torch.Generator:

@@ -104,8 +104,8 @@ def task_names(tasks: str | Sequence[str]) -> list[str]:
             no task at all.
     """
     names: list[str] = []
-    for given in [tasks] if isinstance(tasks, str) else tasks:
-        name = given.removesuffix("-v3").removesuffix("-v2")
+    for text in [tasks] if isinstance(tasks, str) else tasks:
+        name = text.removesuffix("-v3").removesuffix("-v2")
         if name in TASK_SETS:
             names.extend(TASK_SETS[name])
         elif name in INSTRUCTIONS:
@@ -113,7 +113,7 @@ def task_names(tasks: str | Sequence[str]) -> list[str]:
         else:
             known = [*TASK_SETS, *INSTRUCTIONS]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise UnknownTask(f"unknown task '{given}'; the nearest is '{near}'")
+            raise UnknownTask(f"unknown task '{text}'; the nearest is '{near}'")
     if not names:
         raise UnknownTask("no task given; name at least one, e.g. 'drawer-close' or 'mt10'")
     twice = sorted({name for name in names if names.count(name) > 1})

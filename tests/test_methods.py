@@ -39,12 +39,6 @@ def printed(*argv: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
 # -- config files
 
 
-@pytest.mark.parametrize("file", FILES, ids=map(str, FILES))
-def test_every_config_parses_over_mt10(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (CONF / file).read_text().startswith("# ")
-    assert printed("--config", str(CONF / "mt10.yaml"), "--config", str(CONF / file), capsys=capsys)
-
-
 @pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] in ("ablation", "beyond_paper")], ids=lambda f: f.stem)
 def test_an_ablation_changes_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["--config", str(CONF / "mt10.yaml")]

@@ -81,9 +81,9 @@ def vlm_of(arguments: Namespace | None) -> VLM | None:
     return model
 
 
-def names(given: Sequence[str] | None) -> list[str]:
-    """Names given apart, with commas, or as a list in brackets."""
-    return [name for part in given or [] for name in re.split(r"[\[\],\s]+", part) if name]
+def names(arguments: Sequence[str] | None) -> list[str]:
+    """Names that stand apart, between commas, or as a list in brackets."""
+    return [name for part in arguments or [] for name in re.split(r"[\[\],\s]+", part) if name]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -121,8 +121,8 @@ def one_line(message: str, options: Sequence[str], explain: Explain = _unknown) 
         r"""Parser key "([\w.]+)": .*Subtypes: \[<class '(\w+)'>, <class 'NoneType'>\].*Given value: (.*)""", text
     )
     if optional:
-        wanted = KINDS.get(optional.group(2), optional.group(2))
-        return f"{optional.group(1)} must be {wanted}, or null, not '{optional.group(3)}'"
+        kind_name = KINDS.get(optional.group(2), optional.group(2))
+        return f"{optional.group(1)} must be {kind_name}, or null, not '{optional.group(3)}'"
     return text
 
 
@@ -169,9 +169,9 @@ def _class_at(path: str) -> Any:
     if not module:
         return getattr(vlm, name, f"the nearest is '{nearest(name, known)}'")
     try:
-        found = importlib.import_module(module)  # of the user's: what it raises keeps its traceback
+        imported = importlib.import_module(module)  # of the user's: what it raises keeps its traceback
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
             raise
         return f"there is no module {error.name} in the current folder, on PYTHONPATH, or installed"
-    return getattr(found, name, f"module {module} has no {name}")
+    return getattr(imported, name, f"module {module} has no {name}")

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from furl_lightning.utils.errors import BadInput
 
@@ -32,12 +34,17 @@ def expand(paths: Iterable[str | Path]) -> list[str]:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """A file's own settings, without ``base``.
+    """A file's own settings, without ``base``; ``${name}`` in them stands for the file's value of that name.
 
     Raises:
-        BadInput: it is missing, or not a mapping in YAML.
+        BadInput: it is missing, not a mapping in YAML, or has a ``${name}`` of no value.
     """
-    return {key: value for key, value in _read(Path(path)).items() if key != BASE}
+    settings = {key: value for key, value in _read(Path(path)).items() if key != BASE}
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
+    except OmegaConfBaseException as error:
+        raise BadInput(f"{path}: {' '.join(str(error).split())}") from error
+    return dict(resolved)
 
 
 def _with_bases(path: Path, above: tuple[Path, ...]) -> list[Path]:

@@ -75,7 +75,11 @@ def fit_parser() -> ArgumentParser:
         allow_abbrev=False,
         parser_mode="omegaconf",
     )
-    parser.add_argument("--config", action="config", help="A YAML file with options; several are laid over each other.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="A YAML file with options; several are laid over each other, and a file may name others as its base: [...].",
+    )
     parser.add_argument("--name", type=str | None, default=None, help="Name of the run (default: the configs').")
     parser.add_argument("--runs", type=str, default=RUNS, help="Folder in which runs lie, each under its name.")
     parser.add_argument(

@@ -268,13 +268,13 @@ class FuRLDataModule(LightningDataModule):
         assert self._collection is not None
         self.env_steps = state["env_steps"]
         self.experience.load_state_dict(state, self.restored_from)
-        begun, policy, pixels = self.env_steps % self.episode_steps, self._collection.policy, self.experience.pixels
-        if begun and pixels is not None:
+        step, policy, pixels = self.env_steps % self.episode_steps, self._collection.policy, self.experience.pixels
+        if step and pixels is not None:
             assert policy.stack is not None
             number = torch.full((len(self.agents), 1), pixels.steps_written - 1)
             policy.stack.frames = pixels.stacks(number)[:, 0, :-1].cpu()  # before the newest, still to be shown
         replay = self.experience.replay
-        actions = replay.last(begun, "action").cpu() if begun else torch.empty(0, len(self.agents), 4)
+        actions = replay.last(step, "action").cpu() if step else torch.empty(0, len(self.agents), 4)
         self._collection.load_state_dict(state, self.env_steps, actions)
 
     def teardown(self, stage: str) -> None:
@@ -332,5 +332,5 @@ def instructions(agents: list[Agent], prompts: dict[str, Prompt]) -> list[Prompt
         raise BadInput(f"data.prompts names {', '.join(unknown)}, not among data.tasks: {', '.join(names)}")
     for name, prompt in prompts.items():
         check_prompt(prompt, f"data.prompts.{name}")
-    chosen: dict[str, Prompt] = {**INSTRUCTIONS, **prompts}
-    return [chosen[agent.task] for agent in agents]
+    sentences: dict[str, Prompt] = {**INSTRUCTIONS, **prompts}
+    return [sentences[agent.task] for agent in agents]

@@ -88,14 +88,14 @@ class Experience:
             success: bool [A, T].
             first_frame: uint8 [A, S, S, 3], what the episode's reset showed; looked at where it begins.
         """
-        begun = self.replay.steps_written % self.episode_steps
+        step = self.replay.steps_written % self.episode_steps
         num, length = success.shape
-        if self.pixels is not None and not begun:
+        if self.pixels is not None and step == 0:
             assert first_frame is not None
             self.pixels.begin_episode(first_frame)
         fields = {name: steps[name].transpose(0, 1) for name in self.replay.fields}
         self.replay.extend(TensorDict(fields, [length, num]))
-        self._success[begun : begun + length] = success.T
+        self._success[step : step + length] = success.T
         self._returns += steps["reward"].sum(1)
 
     def end_episode(self) -> EpisodeOutcome | None:

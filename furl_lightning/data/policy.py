@@ -181,8 +181,10 @@ class ActorCopy(nn.Module):
     def explore(self, observation: Tensor, noise: Tensor, extra: Tensor | None = None) -> Tensor:
         """Sampled actions [A, 1, action] for standard normal noise of that shape; ``extra`` is added, then clipped."""
         device = next(self.parameters()).device
-        seen = observation.to(device)
-        action = self.actor.sample(seen if self.encoder is None else self.encoder(seen), noise.to(device))[0]
+        features = observation.to(device)
+        if self.encoder is not None:
+            features = self.encoder(features)
+        action = self.actor.sample(features, noise.to(device))[0]
         return action if extra is None else (action + extra.to(device)).clamp(-1.0, 1.0)
 
 

@@ -108,7 +108,7 @@ def disturbed(expert: Expert, manner: Manner, random: np.random.Generator) -> Ac
 def play(
     simulator: Simulator,
     act: Act,
-    drawn: Container[int],
+    frame_steps: Container[int],
     max_steps: int | None = None,
     after_success: int | None = None,
 ) -> Episode:
@@ -117,7 +117,7 @@ def play(
     Args:
         simulator: made with a renderer.
         act: chooses the actions, which are clipped to [-1, 1].
-        drawn: numbers of steps after which a frame is kept; the first success is kept too.
+        frame_steps: numbers of steps after which a frame is kept; the first success is kept too.
         max_steps: length of the episode, at most the simulator's, which is the default.
         after_success: steps that it goes on after its first success; None: to its end.
     """
@@ -130,7 +130,7 @@ def play(
     for step in range(max_steps + 1):
         success = bool(info.get("success", False))
         row = None
-        if step in drawn or (success and not succeeded):
+        if step in frame_steps or (success and not succeeded):
             row = _row(simulator, observation, step, success, info)
             rows.append(row)
         if success and not succeeded and after_success is not None:

@@ -178,10 +178,10 @@ class Fleet:
         self.arrays = _Arrays(num, settings.render is not None)
         self._processes: list[Any] = []
         self._connections: list[Connection] = []
-        self._here: _Share | None = None
+        self._local: _Share | None = None
         num_workers = min(num_workers, num)
         if num_workers == 0:
-            self._here = _Share(self.agents, settings, self.arrays, range(num))
+            self._local = _Share(self.agents, settings, self.arrays, range(num))
             self._rows = [range(num)]
             return
         bounds = [num * w // num_workers for w in range(num_workers + 1)]
@@ -214,8 +214,8 @@ class Fleet:
     def _send(self, name: str, *args: Sequence[Any]) -> None:
         """Start a command everywhere; each of ``args`` holds one argument a share."""
         shares = zip(*args, strict=True) if args else [()] * len(self._connections)
-        for connection, own in zip(self._connections, shares, strict=True):
-            connection.send((name, own))
+        for connection, arguments in zip(self._connections, shares, strict=True):
+            connection.send((name, arguments))
 
     def _receive(self) -> list[Any]:
         results = []
@@ -231,8 +231,8 @@ class Fleet:
         return results
 
     def _call(self, name: str, *args: Sequence[Any]) -> list[Any]:
-        if self._here is not None:
-            return [getattr(self._here, name)(*(arg[0] for arg in args))]
+        if self._local is not None:
+            return [getattr(self._local, name)(*(arg[0] for arg in args))]
         self._send(name, *args)
         return self._receive()
 
@@ -259,9 +259,9 @@ class Fleet:
     def close(self, force: bool = False) -> None:
         """Free renderers and end the workers; a second call does nothing."""
         atexit.unregister(self.close)
-        if self._here is not None:
-            self._here.close()
-            self._here = None
+        if self._local is not None:
+            self._local.close()
+            self._local = None
         if self._connections:
             if not force:
                 with contextlib.suppress(OSError, EOFError):

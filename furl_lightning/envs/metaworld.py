@@ -130,8 +130,8 @@ class MetaWorldEnv(EnvBase):
 
     def take_seconds(self) -> dict[str, float]:
         """Time spent stepping and rendering since the last call, summed over the simulators."""
-        taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
-        return taken
+        seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+        return seconds
 
     def snapshot(self) -> dict[str, Any]:
         """The random states from before this episode's reset.

@@ -56,9 +56,9 @@ def gl_context() -> Any:
     """
     global _context
     if _context is None:
-        asked = os.environ.get("MUJOCO_GL", "").lower().strip()
+        choice = os.environ.get("MUJOCO_GL", "").lower().strip()
         failures = []
-        for backend in [asked] if asked in ("egl", "osmesa", "glfw") else ["egl", "osmesa"]:
+        for backend in [choice] if choice in ("egl", "osmesa", "glfw") else ["egl", "osmesa"]:
             try:
                 _context = _open(backend)
                 break

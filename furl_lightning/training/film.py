@@ -63,7 +63,7 @@ class Studio:
         self._simulators = {r: Simulator(agents[r].task, agents[r].seed + offset, visible) for r in rows}
         self._start = {row: simulator.random_state() for row, simulator in self._simulators.items()}
 
-    def film(self, row: int, drawn: Container[int]) -> Film:
+    def film(self, row: int, frame_steps: Container[int]) -> Film:
         """Play an agent's episode and keep the frames after the given numbers of steps; the same one every time."""
         player = DeterministicPolicy(self.module.built.evaluated_agent, self.data.frame_stack())
         policy = SomeAgents(player, [row], len(self.data.agents))
@@ -78,7 +78,7 @@ class Studio:
             return action
 
         simulator.set_random_state(self._start[row])
-        episode = play(simulator, act, drawn)
+        episode = play(simulator, act, frame_steps)
         reward = None
         if self.module.vlm is not None:
             reward = self.module.frame_reward(row, torch.from_numpy(episode.frames)).numpy()

@@ -46,11 +46,11 @@ class Trained:
             UnknownTask: a name that is no task.
         """
         trained = list(dict.fromkeys(agent.task for agent in self.agents))
-        wanted = trained if not tasks else task_names(tasks)
-        missing = [task for task in wanted if task not in trained]
+        names = trained if not tasks else task_names(tasks)
+        missing = [task for task in names if task not in trained]
         if missing:
             raise BadInput(f"{self.checkpoint} has no agent for {', '.join(missing)}; it has: {', '.join(trained)}")
-        return [i for i, agent in enumerate(self.agents) if agent.task in wanted]
+        return [i for i, agent in enumerate(self.agents) if agent.task in names]
 
     @property
     def agents(self) -> list[Agent]:
