@@ -35,6 +35,7 @@ setup(
         "tensorboard",
         "imageio",
         "matplotlib",
+        "jaxtyping",
         "numpy",
         "pillow",
         "pyyaml",
@@ -43,7 +44,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist"],
+        "test": ["beartype", "pytest", "pytest-xdist"],
         "lint": ["ruff==0.15.*", "mypy==2.4.*", "import-linter==2.*", "pytest", "types-PyYAML", "types-tqdm"],
         "notebooks": ["nbclient", "nbformat", "ipykernel"],
         "ray": ["ray>=2.50,<3", "fsspec"],  # furl-sweep; object stores want their own: s3fs, gcsfs, adlfs

@@ -78,7 +78,7 @@ def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
         (["--model.vlm", "CLIP", "--model.vlm.path", "{size}"], "make pictures of 64 x 64, but its image tower takes"),
         (
             ["--model.vlm", "CLIP", "--model.vlm.path", "{clip}", "--model.vlm.revision", "v1"],
-            "revision 'v1' is of",
+            "revision 'v1' is for names on the Hub",
         ),
         (["--model.vlm", "LIV", "--model.vlm.path", "{pickle}"], "holds more than tensors"),
         (
@@ -93,9 +93,12 @@ def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
             ["--model.reward.baseline_prompt", "a robot"],
             "model.reward.baseline_prompt is for model.reward.source goal_baseline, not",
         ),
-        (["--data.prompts", "{{drawer-close: ''}}"], "data.prompts has an empty sentence for drawer-close"),
-        (["--data.prompts", "{{drawer-close: [push, '']}}"], "data.prompts has an empty sentence for drawer-close"),
-        (["--data.prompts", "{{drawer-close: '...'}}"], "a text without a word cannot be embedded: '...'"),
+        (["--data.prompts", "{{drawer-close: ''}}"], "data.prompts.drawer-close has an empty sentence"),
+        (["--data.prompts", "{{drawer-close: [push, '']}}"], "data.prompts.drawer-close has an empty sentence"),
+        (
+            ["--data.prompts", "{{drawer-close: '...'}}"],
+            "data.prompts.drawer-close has a sentence without a word, '...'",
+        ),
         (["--data.prompts", "{{drawer-close: " + "a b " * 20 + "}}"], "tokens long; 'embedded' reads 32"),
     ],
 )

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from pytorch_lightning.callbacks import EarlyStopping, Timer
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.profilers import SimpleProfiler
 
 from furl_lightning.agents.sac import SACSettings

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from furl_lightning.agents.networks import PopulationLinear
 from furl_lightning.agents.optim import PopulationAdam
-from furl_lightning.agents.sac import SACSettings
+from furl_lightning.agents.sac import SACSettings, td_target
 from furl_lightning.agents.transitions import Transitions
 from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM
 from furl_lightning.method.alignment import AlignmentSettings
@@ -209,6 +210,15 @@ def test_who_rests_is_not_touched() -> None:
     assert metrics[0]["alignment/loss"].isnan().tolist() == [False, False, True]
     assert metrics[0]["alignment/loss_lag"].isnan().tolist() == [True, False, True]
     assert metrics[0]["alignment/ordered"].isnan().tolist() == [False, True, True]
+
+
+def test_axes_are_checked_here() -> None:
+    """An agent's row where all agents' are wanted would be broadcast in silence."""
+    wide, narrow = torch.zeros(3, 5), torch.zeros(1, 5)
+    td_target(wide, wide, 0.9, torch.zeros(3, 2, 5), torch.ones(3), wide)
+    for wrong in ((narrow, wide), (wide, wide.T)):
+        with pytest.raises(TypeCheckError):
+            td_target(*wrong, 0.9, torch.zeros(3, 2, 5), torch.ones(3), wide)
 
 
 # -- Adam

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 NARROW = 8
@@ -173,12 +174,16 @@ class Actor(nn.Module):
         self.mean = PopulationLinear([num_agents], hidden[-1], action_dim, output=True)
         self.std = PopulationLinear([num_agents], hidden[-1], action_dim, output=True)
 
-    def forward(self, observation: Tensor, agents: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, observation: Float[Tensor, "K B obs"], agents: Tensor | None = None
+    ) -> tuple[Float[Tensor, "K B action"], Float[Tensor, "K B action"]]:
         """Mean and std before the tanh, each [A, B, action], for observations [A, B, obs]."""
         features = self.net(observation, agents)
         return self.mean(features, agents), F.softplus(self.std(features, agents)) + self.min_std
 
-    def sample(self, observation: Tensor, noise: Tensor, agents: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, observation: Float[Tensor, "K B obs"], noise: Float[Tensor, "K B action"], agents: Tensor | None = None
+    ) -> tuple[Float[Tensor, "K B action"], Float[Tensor, "K B"]]:
         """Action tanh(mean + std * noise) [A, B, action] and its log-probability [A, B].
 
         The tanh correction log(1 - tanh(u)^2) is computed as 2 (log 2 - u - softplus(-2u)), which
@@ -204,7 +209,9 @@ class TwinCritic(nn.Module):
         super().__init__()
         self.net = PopulationMLP([num_agents, 2], [obs_dim + action_dim, *hidden, 1], layer_norm=layer_norm)
 
-    def forward(self, observation: Tensor, action: Tensor, agents: Tensor | None = None) -> Tensor:
+    def forward(
+        self, observation: Float[Tensor, "K B obs"], action: Float[Tensor, "K B action"], agents: Tensor | None = None
+    ) -> Float[Tensor, "K 2 B"]:
         """Both values [A, 2, B] of observations [A, B, obs] and actions [A, B, action]."""
         x = torch.cat([observation, action], -1)
         both: Tensor = self.net(x.unsqueeze(1).expand(-1, 2, -1, -1), agents)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -26,13 +27,13 @@ from furl_lightning.utils.settings import Above, AtLeast, Between, Settings
 
 
 def td_target(
-    reward: Tensor,
-    discount: Tensor,
+    reward: Float[Tensor, "A B"],
+    discount: Float[Tensor, "A B"],
     gamma: float,
-    next_q: Tensor,
-    alpha: Tensor,
-    next_log_prob: Tensor,
-) -> Tensor:
+    next_q: Float[Tensor, "A 2 B"],
+    alpha: Float[Tensor, " A"],
+    next_log_prob: Float[Tensor, "A B"],
+) -> Float[Tensor, "A B"]:
     """Soft Bellman target (eq. 5 with eq. 3): r + gamma d (min Q'(s', a') - alpha log pi(a'|s')).
 
     reward, discount (1 - terminated) and next_log_prob are [A, B], next_q is [A, 2, B], alpha [A];
@@ -42,7 +43,7 @@ def td_target(
     return reward + gamma * discount * soft_value
 
 
-def critic_loss(q: Tensor, target: Tensor) -> Tensor:
+def critic_loss(q: Float[Tensor, "A 2 B"], target: Float[Tensor, "A B"]) -> Float[Tensor, " A"]:
     """Sum of both critics' squared errors, mean over the batch: [A] from q [A, 2, B], target [A, B].
 
     Eq. 5 without its factor 1/2, as in the published code.
@@ -50,12 +51,16 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
     return (q - target[:, None]).square().sum(1).mean(-1)
 
 
-def actor_loss(alpha: Tensor, log_prob: Tensor, q: Tensor) -> Tensor:
+def actor_loss(
+    alpha: Float[Tensor, " A"], log_prob: Float[Tensor, "A B"], q: Float[Tensor, "A 2 B"]
+) -> Float[Tensor, " A"]:
     """Eq. 9: mean of alpha log pi(a|s) - min Q(s, a): [A] from alpha [A], log_prob [A, B], q [A, 2, B]."""
     return (alpha[:, None] * log_prob - q.amin(1)).mean(-1)
 
 
-def alpha_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+def alpha_loss(
+    log_alpha: Float[Tensor, " A"], log_prob: Float[Tensor, "A B"], target_entropy: float
+) -> Float[Tensor, " A"]:
     """Eq. 18: -exp(log_alpha) (log pi + target entropy), mean over the batch: [A]."""
     return -log_alpha.exp() * (log_prob + target_entropy).mean(-1)
 

@@ -135,13 +135,13 @@ def _one_line_of_vlm(key: str, text: str) -> str | None:
     problem = re.search(r"""given class_path '([\w.]+)': (.*?)(?: - Expected a <class 'NoneType'>.*)?$""", text)
     path = problem.group(1) if problem else None
     if path is None:
-        missing = re.search(r"Expected a dot import path string: (\S+)|Expected a path but (\S+) ", text)
-        missing = missing or re.search(r"does not correspond to a subclass of VLM.* Given value: ([\w.]+)$", text)
-        path = next((group for group in missing.groups() if group), None) if missing else None
+        unfit = r"Expected a dot import path string|but is abstract|does not correspond to a subclass of VLM"
+        value = re.search(rf"(?:{unfit}).* Given value: ([\w.]+)$", text)
+        path = value.group(1) if value else None
     if path is None:
         return None
     cls = _class_at(path)
-    if isinstance(cls, str):
+    if isinstance(cls, str):  # why there is none
         return f"unknown VLM '{path}'; {cls}"
     if not (inspect.isclass(cls) and issubclass(cls, VLM)) or inspect.isabstract(cls):
         return f"'{path}' is no VLM: give a class that implements furl_lightning.vlm.VLM"
@@ -167,7 +167,7 @@ def _class_at(path: str) -> Any:
     known = [name for name in known if issubclass(getattr(vlm, name), VLM)]
     module, _, name = path.rpartition(".")
     if not module:
-        return getattr(vlm, name, f"the nearest is '{nearest(name, known)}'")
+        return getattr(vlm, name) if name in known else f"the nearest is '{nearest(name, known)}'"
     try:
         imported = importlib.import_module(module)  # of the user's: what it raises keeps its traceback
     except ModuleNotFoundError as error:

@@ -78,7 +78,7 @@ def fit_parser() -> ArgumentParser:
     parser.add_argument(
         "--config",
         action="config",
-        help="A YAML file with options; several are laid over each other, and a file may name others as its base: [...].",
+        help="A YAML file with options; several are laid over each other; a file may have others as its base.",
     )
     parser.add_argument("--name", type=str | None, default=None, help="Name of the run (default: the configs').")
     parser.add_argument("--runs", type=str, default=RUNS, help="Folder in which runs lie, each under its name.")

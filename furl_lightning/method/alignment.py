@@ -11,6 +11,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from furl_lightning.agents.members import index_of
@@ -19,7 +20,7 @@ from furl_lightning.agents.optim import PopulationAdam
 from furl_lightning.utils.settings import Above, AtLeast, Settings
 
 
-def goal_mask(distance: Tensor, l2_margin: float) -> Tensor:
+def goal_mask(distance: Float[Tensor, "K B"], l2_margin: float) -> Float[Tensor, "K B B"]:
     """mask[i, j] = 1 where frame i is nearer the goal image than frame j by more than the margin.
 
     ``distance`` [A, B] is the L2 distance of a frame's embedding to the goal image's; mask [A, B, B].
@@ -27,7 +28,7 @@ def goal_mask(distance: Tensor, l2_margin: float) -> Tensor:
     return (distance[:, :, None] < distance[:, None, :] - l2_margin).to(distance.dtype)
 
 
-def goal_loss(cosine: Tensor, mask: Tensor, margin: float) -> Tensor:
+def goal_loss(cosine: Float[Tensor, "K B"], mask: Float[Tensor, "K B B"], margin: float) -> Float[Tensor, " K"]:
     """Before the first success: sum_j mask_ij relu(margin - (cos_i - cos_j)), mean over i: [A].
 
     ``cosine`` [A, B], ``mask`` [A, B, B] from :func:`goal_mask`.
@@ -36,7 +37,9 @@ def goal_loss(cosine: Tensor, mask: Tensor, margin: float) -> Tensor:
     return (mask * hinge).sum(-1).mean(-1)
 
 
-def success_loss(positive: Tensor, lag: Tensor, negative: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+def success_loss(
+    positive: Float[Tensor, "K B"], lag: Float[Tensor, "K B"], negative: Float[Tensor, "K B"], margin: float
+) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
     """After the first success: two gated differences, each averaged over the batch: ([A], [A]).
 
     mean[1{other - pos + margin > 0} (other - pos)] for the negatives and for the lags. The margin
@@ -94,7 +97,7 @@ class AlignedReward(nn.Module):
         """Adam over both heads."""
         return PopulationAdam(self.parameters(), self.settings.lr)
 
-    def forward(self, embedding: Tensor, agents: Tensor | None = None) -> Tensor:
+    def forward(self, embedding: Float[Tensor, "K B D"], agents: Tensor | None = None) -> Float[Tensor, "K B"]:
         """Cosines [K, B] of frames [K, B, D], for all agents or the given ones (int64 [K])."""
         text = self.text_embedding if agents is None else self.text_embedding.index_select(0, agents)
         projected_text = self.text_head(text[:, None], agents)  # [K, 1, width]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from furl_lightning.utils.settings import AtLeast, Settings
@@ -155,7 +156,9 @@ class SuccessMemory:
             negative_index.append(torch.randint(int(self.negatives[agent]), (batch_size,), generator=generator))
         return self.triples(agents, torch.stack(valid_index), torch.stack(negative_index))
 
-    def triples(self, agents: Sequence[int], valid_index: Tensor, negative_index: Tensor) -> Tensor:
+    def triples(
+        self, agents: Sequence[int], valid_index: Int64[Tensor, "K B"], negative_index: Int64[Tensor, "K B"]
+    ) -> Float32[Tensor, "K 3 B D"]:
         """Gather triples of K agents.
 
         Args:

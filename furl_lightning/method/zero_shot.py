@@ -6,17 +6,20 @@ Shapes: A agents, B batch entries, D the VLM's width.
 from __future__ import annotations
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from furl_lightning.utils.errors import BadInput
 
 
-def cosine_reward(embedding: Tensor, goal: Tensor) -> Tensor:
+def cosine_reward(embedding: Float[Tensor, "K B D"], goal: Float[Tensor, "K D"]) -> Float[Tensor, "K B"]:
     """Cosine of frames [A, B, D] and each agent's instruction [A, D]: [A, B]."""
     return F.cosine_similarity(embedding, goal[:, None], dim=-1)
 
 
-def goal_baseline_reward(embedding: Tensor, goal: Tensor, baseline: Tensor, strength: float) -> Tensor:
+def goal_baseline_reward(
+    embedding: Float[Tensor, "K B D"], goal: Float[Tensor, "K D"], baseline: Float[Tensor, "K D"], strength: float
+) -> Float[Tensor, "K B"]:
     """Goal-baseline regularised reward of VLM-RM (Rocamonde et al. 2023, arXiv 2310.12921, section 3): [A, B].
 
     1 - 1/2 || strength * proj_L(s) + (1 - strength) * s - g ||^2, where s, g and b are frame, goal
@@ -62,7 +65,7 @@ class ZeroShotReward(nn.Module):
             if likeness.max() > 1 - 1e-6:
                 raise BadInput("the baseline prompt and an instruction have the same embedding; write another one")
 
-    def forward(self, embedding: Tensor, agents: Tensor | None = None) -> Tensor:
+    def forward(self, embedding: Float[Tensor, "K B D"], agents: Tensor | None = None) -> Float[Tensor, "K B"]:
         """Rewards [K, B] of frames [K, B, D], for all agents or the given ones (int64 [K])."""
         goal = self.text_embedding if agents is None else self.text_embedding.index_select(0, agents)
         if self.baseline_embedding is None:

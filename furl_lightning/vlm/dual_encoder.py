@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Self, get_args
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor, nn
 
 from furl_lightning.utils.errors import BadInput
@@ -84,7 +85,7 @@ class DualEncoder(VLM):
         digest.update(_tokenizer_description(self._tokenizer))
         return digest.hexdigest()
 
-    def encode_images(self, frames: Tensor) -> Tensor:
+    def encode_images(self, frames: Tensor) -> Float32[Tensor, "N width"]:
         """Embed frames, uint8 [N, H, W, 3] in RGB on any device: float32 [N, width].
 
         Raises:
@@ -101,7 +102,7 @@ class DualEncoder(VLM):
         pixels = self._preprocess(frames).to(next(self.network.parameters()).dtype)
         return (self._graph or self._embed_pixels)(pixels).float()
 
-    def encode_texts(self, texts: list[str]) -> Tensor:
+    def encode_texts(self, texts: list[str]) -> Float32[Tensor, "M width"]:
         """Embed sentences: float32 [M, width].
 
         Raises:
