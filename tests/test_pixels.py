@@ -346,7 +346,7 @@ def test_drq_learns_to_bring_a_dot_onto_another() -> None:
     optimizer = agent.optimizer()
     replay = PixelReplayBuffer(3000, episode_steps=world.length)
     assert share_reached(agent) < 0.3
-    for episode in range(260):
+    for episode in range(180):
         frame, stack = world.reset(), FrameStack()
         replay.begin_episode(frame)
         for t in range(world.length):
