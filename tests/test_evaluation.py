@@ -10,6 +10,9 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
+from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.data.schedule import EvaluationSettings
+from furl_lightning.envs.settings import EnvSettings
 from furl_lightning.envs.simulator import Expert, Simulator, SimulatorSettings, first_success_frame
 from furl_lightning.tasks import EPISODE_STEPS, Agent
 from furl_lightning.training.evaluation import Evaluator, table
@@ -138,3 +141,9 @@ def test_the_goal_is_hidden_where_it_is_fixed_but_for_the_expert() -> None:
         if not hidden:
             assert np.allclose(observation[-3:], simulator.env._target_pos)
         simulator.close()
+
+
+def test_the_papers_number_of_episodes() -> None:
+    """One with fixed goals, as all are alike, ten with random ones, unless a number is given."""
+    assert [FuRLDataModule(env=EnvSettings(goal=goal)).evaluation_episodes for goal in ("fixed", "random")] == [1, 10]
+    assert FuRLDataModule(evaluation=EvaluationSettings(episodes=3)).evaluation_episodes == 3

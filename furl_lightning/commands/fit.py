@@ -163,7 +163,7 @@ def _refuse_checkpoint(checkpoint: Path, module: FuRLModule, data: FuRLDataModul
     """
     saved = load_whole(checkpoint)
     steps = int(saved["FuRLDataModule"]["env_steps"])
-    refuse_other_run(saved, module, data)
+    refuse_other_run(saved, module.identity(data))
     if data.env_steps_total <= steps:
         raise BadInput(
             f"{checkpoint} has {steps} environment steps already; "

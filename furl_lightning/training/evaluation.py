@@ -21,6 +21,7 @@ from furl_lightning.tasks import Agent
 from furl_lightning.training.metrics_log import log_agents
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.utils.stopping import Stopping
+from furl_lightning.utils.text_table import text_table
 
 RANDOM_GOAL_SEED_OFFSET = 100
 """Evaluation's seed with random goals is the agent's plus this (the paper's protocol)."""
@@ -164,11 +165,10 @@ class Evaluation(Callback):
 
 def table(agents: Sequence[Agent], results: dict[str, Tensor], env_steps: int) -> str:
     """Success of each agent and the mean, as text."""
-    width = max(len(str(agent)) for agent in agents)
-    head = f"{'task/seed':<{width}}  success  any step   return"
-    rows = [f"evaluation after {env_steps:,} environment steps", head, "-" * len(head)]
     columns = torch.stack([results["success"], results["success_any"], results["return"]], 1)
+    rows = []
     for name, values in zip([*map(str, agents), "mean"], [*columns, columns.mean(0)], strict=True):
-        success, success_any, returned = values.tolist()
-        rows.append(f"{name:<{width}}  {success:7.1%}  {success_any:8.1%}  {returned:7.1f}")
-    return "\n".join(rows)
+        success, success_any, returns = values.tolist()
+        rows.append([name, f"{success:.1%}", f"{success_any:.1%}", f"{returns:.1f}"])
+    title = f"evaluation after {env_steps:,} environment steps"
+    return text_table(["task/seed", "success", "any step", "return"], rows, title).rstrip()

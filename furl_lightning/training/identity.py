@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from furl_lightning.agents.sac import SACSettings
 from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.method.alignment import AlignmentSettings
+from furl_lightning.method.learner import RewardSettings
+from furl_lightning.method.relay import RelaySettings
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.vlm import VLM
 from furl_lightning.vlm.prompts import sentences_of
-
-if TYPE_CHECKING:
-    from furl_lightning.training.module import FuRLModule
 
 
 class OtherRun(BadInput):
     """A checkpoint that does not belong to the run that was to be resumed."""
 
 
-def run_identity(module: FuRLModule, data: FuRLDataModule) -> dict[str, str]:
+def run_identity(
+    vlm: VLM | None,
+    reward: RewardSettings,
+    alignment: AlignmentSettings,
+    relay: RelaySettings,
+    sac: SACSettings,
+    data: FuRLDataModule,
+) -> dict[str, str]:
     """The settings that make the tensors of a run, or their meaning, by the options that set them."""
-    vlm, reward, relay = module.vlm, module.reward_settings, module.relay_settings
-    sac, alignment, env = module.sac_settings, module.alignment_settings, data.env_settings
+    env = data.env_settings
     baseline = f" ({reward.baseline_prompt}, {reward.baseline_strength})" if reward.baseline_prompt else ""
     return {
         "population (data.tasks x data.seeds)": " ".join(str(agent) for agent in data.agents),
@@ -43,13 +51,13 @@ def run_identity(module: FuRLModule, data: FuRLDataModule) -> dict[str, str]:
     }
 
 
-def refuse_other_run(checkpoint: dict[str, Any], module: FuRLModule, data: FuRLDataModule) -> None:
-    """Compare a checkpoint with a module and its data module.
+def refuse_other_run(checkpoint: dict[str, Any], ours: dict[str, str]) -> None:
+    """Compare a checkpoint with a run's identity.
 
     Raises:
         OtherRun: it is of another population, VLM, goal mode, network or the like; names each.
     """
-    theirs, ours = checkpoint.get("identity", {}), run_identity(module, data)
+    theirs = checkpoint.get("identity", {})
     differences = [
         f"{name} is {ours[name]}, the checkpoint's is {theirs.get(name, 'unknown')}"
         for name in ours

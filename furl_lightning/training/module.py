@@ -193,11 +193,17 @@ class FuRLModule(LightningModule):
 
     # -- checkpoints
 
+    def identity(self, data: FuRLDataModule) -> dict[str, str]:
+        """What a checkpoint must have in common with the run of this module and a data module."""
+        return run_identity(
+            self.vlm, self.reward_settings, self.alignment_settings, self.relay_settings, self.sac_settings, data
+        )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the relay and what the run is; drop Lightning's loop counters, for we count environment steps."""
         relay = self.built.relay
         checkpoint["relay"] = relay.state_dict() if relay is not None else None
-        checkpoint["identity"] = run_identity(self, self.data)
+        checkpoint["identity"] = self.identity(self.data)
         checkpoint["version"], checkpoint["settings"] = __version__, self.settings
         checkpoint.pop("loops", None)
 
@@ -207,6 +213,6 @@ class FuRLModule(LightningModule):
         Raises:
             OtherRun: the checkpoint is of another run.
         """
-        refuse_other_run(checkpoint, self, self.data)
+        refuse_other_run(checkpoint, self.identity(self.data))
         if self.built.relay is not None:
             self.built.relay.load_state_dict(checkpoint["relay"])

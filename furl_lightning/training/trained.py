@@ -101,7 +101,7 @@ def load(path: Path, vlm: VLM | None = None) -> Trained:
     if different:
         raise _other_version(path, saved, f"{different[0][0]} differs")
     try:
-        refuse_other_run(saved, module, data)
+        refuse_other_run(saved, module.identity(data))
     except OtherRun as error:
         raise BadInput(f"{path}: {error}") from error
     module.load_state_dict(weights)
