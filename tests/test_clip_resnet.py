@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import LIV, CLIPResNet, UnusableModel
-from furl_lightning.vlm.clip_resnet import build_network
+from furl_lightning.vlm.clip_resnet import MEAN, STD, build_network
 
 from .openai_clip import NARROW, RN50, TOKENS, openai_shapes, openai_weights, save_tokenizer
 from .test_vlm import smooth_frames
@@ -202,6 +203,47 @@ def test_liv_is_the_same_network_in_its_wrapping(tmp_path: Path, file: str, toke
         torch.cosine_similarity(LIV(str(tmp_path), tokenizer).encode_images(frames), plain.encode_images(frames)).min()
         > 0.999
     )
+
+
+def test_a_snapshot_of_livs_fine_tuning(tmp_path: Path, file: str, tokenizer: str) -> None:
+    """As LIV's own training saves it: without the outer wrapper, in half precision, with its optimizer's state."""
+    weights = {name: t.half() if t.is_floating_point() else t for name, t in openai_weights().items()}
+    parameter = torch.nn.Parameter(torch.ones(3))
+    adam = torch.optim.Adam([parameter])
+    parameter.sum().backward()
+    adam.step()
+    inner = {f"model.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"liv": inner, "optimizer": adam.state_dict(), "global_step": 7}, tmp_path / "snapshot.pt")
+    torch.save({"liv": {f"module.{n}": t for n, t in inner.items()}}, tmp_path / "model.pt")
+    liv, released = LIV(str(tmp_path / "snapshot.pt"), tokenizer), LIV(str(tmp_path), tokenizer)
+    assert liv.fingerprint == released.fingerprint
+    torch.save({"liv": weights}, tmp_path / "model.pt")
+    assert "begin neither with module.model. nor with model., so it is no LIV" in refusal(tmp_path, tokenizer, LIV)
+
+
+def linear_interpolation(new: int, old: int) -> Tensor:
+    """The matrix [new, old] that resizes by the two nearest pixels, whose centres are at halves."""
+    places = ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5).clamp(0, old - 1)
+    return (1 - (places[:, None] - torch.arange(old)).abs()).clamp(min=0)
+
+
+@pytest.mark.parametrize("side", [40, 64, 150])
+def test_liv_as_its_code_resizes_tensors(side: int, tmp_path: Path, tokenizer: str) -> None:
+    """Larger, as it is, and smaller: bilinear between the two nearest pixels, not rounded; another model by name."""
+    torch.save({"liv": {f"module.model.{name}": t for name, t in openai_weights().items()}}, tmp_path / "model.pt")
+    frames = torch.randint(0, 256, (3, side, side, 3), dtype=torch.uint8)
+    liv, other = LIV(str(tmp_path), tokenizer, resize="bilinear"), LIV(str(tmp_path), tokenizer)
+    matrix = linear_interpolation(64, side)
+    resized = (matrix @ frames.permute(0, 3, 1, 2).double() @ matrix.T) / 255
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (MEAN, STD))
+    network: Any = liv.network
+    with torch.no_grad():
+        expected = network.visual(((resized - mean) / std).float())
+    torch.testing.assert_close(liv.encode_images(frames), expected, rtol=1e-3, atol=1e-3)
+    assert liv.fingerprint != other.fingerprint
+    assert torch.allclose(other.encode_images(frames), expected, rtol=1e-3, atol=1e-3) == (side == 64)
+    with pytest.raises(BadInput, match="resize must be bicubic or bilinear, not 'nearest'"):
+        LIV(str(tmp_path), tokenizer, resize="nearest")  # type: ignore[arg-type]
 
 
 def test_safetensors_with_openais_names_and_extra_numbers(tmp_path: Path, file: str, tokenizer: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from furl_lightning.vlm import CLIP, LIV
 
@@ -30,6 +32,8 @@ class LoopbackHub(ThreadingHTTPServer):
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.root, self.fetched = root, []  # type: ignore[var-annotated]
+        self.broken: tuple[str, ...] = ()
+        """Names of files that are listed but cannot be had."""
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -49,9 +53,10 @@ class Answer(BaseHTTPRequestHandler):
             self.answer(folder.is_dir(), json.dumps(tree if "tree" in parts else described).encode())
         elif len(parts) == 5 and parts[2] == "resolve":
             file = self.server.root / parts[0] / parts[1] / parts[4]
-            if self.command == "GET" and file.is_file():
+            there = file.is_file() and file.name not in self.server.broken
+            if self.command == "GET" and there:
                 self.server.fetched.append("/".join(file.parts[-3:]))
-            self.answer(file.is_file(), file.read_bytes() if file.is_file() else b"")
+            self.answer(there, file.read_bytes() if there else b"")
         else:
             self.answer(False, b"")
 
@@ -78,10 +83,33 @@ def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
     server.server_close()
 
 
+DOWNLOAD = """
+from huggingface_hub import snapshot_download
+for name in ("someone/clip", "someone/parts"):
+    try:
+        snapshot_download(name)
+    except OSError:
+        print(name)
+"""
+LOAD = """
+from furl_lightning.vlm import CLIP, UnusableModel
+for name in ("someone/clip", "someone/parts"):
+    for revision in (None, %r):
+        try:
+            print(CLIP(name, revision=revision).fingerprint)
+        except UnusableModel as error:
+            print(error)
+"""
+
+
 def load(code: str, cache: Path, endpoint: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code on a loaded ``vlm`` in a process of its own: the Hub's client reads its settings when imported."""
+    """Run code on a loaded ``vlm``; see :func:`run`."""
     guarded = f"try:\n    print({code})\nexcept UnusableModel as error:\n    print('NO:', error)"
-    program = f"from furl_lightning.vlm import *\n{guarded}"
+    return run(f"from furl_lightning.vlm import *\n{guarded}", cache, endpoint, **environment)
+
+
+def run(program: str, cache: Path, endpoint: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own: the Hub's client reads its settings when imported."""
     settings = {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return subprocess.run(
@@ -133,3 +161,31 @@ def test_bin_files_and_liv_and_revisions(hub: LoopbackHub, tmp_path: Path) -> No
     assert {"someone/clip/pytorch_model.bin", "jasonyma/LIV/model.pt"} <= set(hub.fetched)
     missing = load("CLIP('someone/nothing')", cache, endpoint).stdout
     assert missing.startswith("NO: 'someone/nothing' is no folder here") and len(missing.splitlines()) == 1
+
+
+def test_an_interrupted_download_offline(hub: LoopbackHub, tmp_path: Path) -> None:
+    """Loads if what is read is there; else one line names what is missing, and how to fetch it."""
+    folder = hub.root / "someone" / "clip"
+    save_clip(folder)
+    parts = Path(shutil.copytree(folder, hub.root / "someone" / "parts"))
+    for file in ("vocab.json", "merges.txt"):
+        (folder / file).write_text("read only where there is no tokenizer.json")
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    weights = load_file(parts / "model.safetensors")
+    places = {name: shards[number % 2] for number, name in enumerate(weights)}
+    for shard in shards:
+        save_file({n: weights[n] for n in weights if places[n] == shard}, parts / shard, metadata={"format": "pt"})
+    (parts / "model.safetensors").unlink()
+    (parts / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    expected = CLIP(str(folder)).fingerprint
+    assert CLIP(str(parts)).fingerprint == expected
+
+    endpoint, cache = f"http://127.0.0.1:{hub.server_port}", tmp_path / "cache"
+    hub.broken = ("merges.txt", shards[1])
+    assert run(DOWNLOAD, cache, endpoint).stdout.split() == ["someone/clip", "someone/parts"]
+    (snapshot,) = (cache / "hub").glob("models--someone--parts/snapshots/*")
+    assert (snapshot / shards[0]).exists() and not (snapshot / shards[1]).exists()
+    line = f"'someone/parts' has no {shards[1]} in the Hub's cache here; if the Hub has it, fetch it with a network: "
+    line += f"hf download someone/parts {shards[1]}"
+    offline = run(LOAD % SHA, cache, endpoint, HF_HUB_OFFLINE="1").stdout
+    assert offline.splitlines() == [expected, expected, line, f"{line} --revision {SHA}"]

@@ -249,7 +249,8 @@ def test_refuses_paths_that_are_no_model(copy: Path, monkeypatch: pytest.MonkeyP
     assert "there is no folder" in refusal(copy / "nowhere")
     assert "is a file" in refusal(copy / "config.json")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "hf download someone/no-such-model" in refusal("someone/no-such-model")
+    for name in ("someone/no-such-model", "someone/no such model"):
+        assert f"hf download {name}" in refusal(name)
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"])

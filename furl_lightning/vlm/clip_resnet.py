@@ -11,25 +11,30 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm.dual_encoder import DualEncoder, dtype_of, first_line
-from furl_lightning.vlm.hub import TOKENIZER_FILES, locate
+from furl_lightning.vlm.hub import TOKENIZER_FILES, locate, require
 from furl_lightning.vlm.interface import Precision, UnusableModel
-from furl_lightning.vlm.preprocess import Preprocess
+from furl_lightning.vlm.preprocess import Preprocess, TensorPreprocess
 from furl_lightning.vlm.resnet import ModifiedResNet
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of CLIP's training pictures, by channel."""
+BILINEAR, BICUBIC = 2, 3
+"""PIL's numbers of the filters."""
 NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's archives keep among the tensors."""
 OPENAI_TOKENIZER = "openai/clip-vit-base-patch32"
 """A name on the Hub where OpenAI's vocabulary is; all CLIPs of theirs share it."""
+
+Resize = Literal["bicubic", "bilinear"]
 
 
 class CLIPResNet(DualEncoder):
@@ -65,8 +70,8 @@ class CLIPResNet(DualEncoder):
         dtype = dtype_of(precision)
         place = locate(path, (self.FILE,), revision, "file")
         file = place / self.FILE if place.is_dir() else place
-        if not file.is_file():
-            raise UnusableModel(f"'{path}' has no {self.FILE}; give the file with the weights")
+        if place.is_dir():
+            require(place, path, (self.FILE,), "give the file with the weights", revision)
         weights = {name: t for name, t in self._weights(file).items() if name not in NOT_PARAMETERS}
         network = build_network(weights, path)
         words = _tokenizer(tokenizer)
@@ -75,18 +80,7 @@ class CLIPResNet(DualEncoder):
                 f"tokenizer '{tokenizer}' has {len(words)} tokens, the text tower of '{path}' "
                 f"{network.text.config.vocab_size}; give the tokenizer that the model was trained with"
             )
-        size = network.size
-        preprocess = Preprocess(
-            {
-                "size": {"shortest_edge": size},
-                "crop_size": {"height": size, "width": size},
-                "do_center_crop": True,
-                "resample": 3,
-                "rescale_factor": 1 / 255,
-                "image_mean": MEAN,
-                "image_std": STD,
-            }
-        )
+        preprocess = Preprocess(image_settings(network.size, BICUBIC))
         config: Any = network.text.config
         super().__init__(
             network.to(dtype), path, config.projection_dim, config.max_position_embeddings, config.vocab_size,
@@ -111,16 +105,19 @@ class LIV(CLIPResNet):
     """LIV (Ma et al. 2023, arXiv 2306.00958), the paper's own model: CLIP's RN50 trained further on robot videos.
 
     Args:
-        path: the file ``model.pt``, a folder with it, or a name on the Hub.
+        path: the file ``model.pt`` or a ``snapshot.pt`` of its fine-tuning, a folder with ``model.pt``, or a name on
+            the Hub.
         tokenizer: a folder with the files of a CLIP tokenizer, or a name on the Hub.
         precision: of the network's arithmetic; embeddings are float32 either way.
         cuda_graph: on a GPU, replay the image tower as a CUDA graph.
         revision: branch, tag or commit of a name on the Hub.
+        resize: bicubic, antialiased and rounded, as CLIP's image processor; or bilinear and neither, as LIV's code
+            resizes tensors, which is what the published FuRL used.
     """
 
     FILE: ClassVar[str] = "model.pt"
-    PREFIX: ClassVar[str] = "module.model."
-    """LIV's file keeps the wrappers that it was trained in."""
+    PREFIXES: ClassVar[tuple[str, ...]] = ("module.model.", "model.")
+    """LIV's file keeps the wrappers that it was trained in; a snapshot of its fine-tuning one less."""
 
     def __init__(
         self,
@@ -129,15 +126,40 @@ class LIV(CLIPResNet):
         precision: Precision = "float32",
         cuda_graph: bool = True,
         revision: str | None = None,
+        resize: Resize = "bicubic",
     ) -> None:
+        if resize not in get_args(Resize):
+            raise BadInput(f"resize must be {' or '.join(get_args(Resize))}, not '{resize}'")
         super().__init__(path, tokenizer, precision, cuda_graph, revision)
+        if resize == "bilinear":
+            network: Any = self.network
+            self._preprocess = TensorPreprocess(image_settings(network.size, BILINEAR))
 
     def _weights(self, file: Path) -> dict[str, Tensor]:
         contents = read_tensors(file)
         if "liv" not in contents:
             raise UnusableModel(f"'{file}' has no entry 'liv', so it is no LIV; load OpenAI's CLIP with CLIPResNet")
         weights = tensors_of(contents["liv"], str(file))
-        return {name.removeprefix(self.PREFIX): t for name, t in weights.items() if name.startswith(self.PREFIX)}
+        for prefix in self.PREFIXES:
+            if any(name.startswith(prefix) for name in weights):
+                return {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
+        raise UnusableModel(
+            f"the names in '{file}' begin neither with {' nor with '.join(self.PREFIXES)}, so it is no LIV; "
+            "load OpenAI's CLIP with CLIPResNet"
+        )
+
+
+def image_settings(size: int, resample: int) -> dict[str, Any]:
+    """CLIP's, for pictures of size x size; ``resample`` is PIL's number of a filter."""
+    return {
+        "size": {"shortest_edge": size},
+        "crop_size": {"height": size, "width": size},
+        "do_center_crop": True,
+        "resample": resample,
+        "rescale_factor": 1 / 255,
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
 
 
 class ResNetCLIP(nn.Module):
@@ -305,8 +327,7 @@ def _tokenizer(path: str) -> Any:
     folder = locate(path, TOKENIZER_FILES, kind="tokenizer folder")
     if folder.is_file():
         raise UnusableModel(f"tokenizer '{path}' is a file; give the folder that holds it")
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise UnusableModel(f"tokenizer '{path}' has no tokenizer.json or vocab.json; give a CLIP tokenizer's folder")
+    require(folder, path, ("tokenizer.json", "vocab.json"), "give a CLIP tokenizer's folder")
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises plain Exception

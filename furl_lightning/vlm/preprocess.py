@@ -53,7 +53,7 @@ class Preprocess:
     def __call__(self, frames: Tensor) -> Tensor:
         """Turn uint8 [N, H, W, 3] into what the network takes, float32 [N, 3, height, width]."""
         pixels = frames.permute(0, 3, 1, 2).float()
-        pixels = resize(pixels, self._resized(pixels.shape[-2], pixels.shape[-1]), self._mode)
+        pixels = self._resize(pixels, self._resized(pixels.shape[-2], pixels.shape[-1]))
         if self._crop:
             height, width = self._crop["height"], self._crop["width"]
             top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
@@ -64,6 +64,9 @@ class Preprocess:
         std = torch.tensor(self._std, device=pixels.device)[:, None, None]
         return (pixels * self._scale - mean) / std
 
+    def _resize(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize(pixels, size, self._mode)
+
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if self._size is None:
             return height, width
@@ -73,6 +76,21 @@ class Preprocess:
         if height <= width:
             return short, int(short * width / height)
         return int(short * height / width), short
+
+
+class TensorPreprocess(Preprocess):
+    """The same, but resized without antialiasing and without rounding, as torchvision resizes tensors.
+
+    Args:
+        settings: what the model's ``preprocessor_config.json`` says.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self._antialias = False  # for the description
+
+    def _resize(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(pixels, size, mode=self._mode)
 
 
 def resize(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:

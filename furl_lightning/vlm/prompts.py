@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from furl_lightning.utils.errors import BadInput
-from furl_lightning.vlm.interface import VLM
+from furl_lightning.vlm.interface import VLM, UnusableModel
 
 Prompt = str | list[str]
 """A sentence, or several of an ensemble."""
@@ -31,35 +30,47 @@ def has_word(sentence: str) -> bool:
     return re.search(r"\w", sentence) is not None
 
 
-def check_prompt(prompt: Prompt, where: str) -> None:
+def check_prompt(prompt: Prompt, option: str) -> None:
     """Refuse a prompt that says nothing.
 
     Args:
         prompt: what the user gave.
-        where: the option that it was given by, for the message.
+        option: that it was given by, for the message.
 
     Raises:
-        BadInput: there is no sentence, an empty one, or one without a word.
+        BadInput: there is no sentence, or one that is empty, without a word, or no text.
     """
     sentences = sentences_of(prompt)
     if not sentences or not all(sentence.strip() for sentence in sentences):
-        raise BadInput(f"{where} has an empty sentence; write what the robot is to do")
+        raise BadInput(f"{option} has an empty sentence; write what the robot is to do")
     for sentence in sentences:
+        if sentence.lstrip().startswith(("{", "[")):  # what a parser makes of {task: 3}, where a value is no text
+            raise BadInput(f"{option} has '{sentence}', which is no sentence; write text, in quotes where in doubt")
         if not has_word(sentence):
-            raise BadInput(f"{where} has a sentence without a word, '{sentence}'; write what the robot is to do")
+            raise BadInput(f"{option} has a sentence without a word, '{sentence}'; write what the robot is to do")
 
 
-def embed_prompts(vlm: VLM, prompts: Sequence[Prompt]) -> Tensor:
-    """The embedding of each prompt, float32 [len(prompts), vlm.width].
+def embed_prompt(vlm: VLM, prompt: Prompt, option: str) -> Tensor:
+    """The embedding of a prompt, float32 [vlm.width]; every command checks its sentences by this.
 
-    Each sentence is embedded alone, so that an agent's embedding does not depend on the others'.
+    Each sentence is embedded alone, so that its embedding does not depend on the others'.
+
+    Args:
+        vlm: the model that reads it.
+        prompt: what the user gave, or may replace by the option.
+        option: for the message.
 
     Raises:
-        BadInput: a sentence that the model cannot read; see :meth:`VLM.encode_texts`.
+        BadInput: a sentence that says nothing or that the model cannot read; the option is named.
+        UnusableModel: the model's tokenizer is another model's.
     """
-    sentences = dict.fromkeys(sentence for prompt in prompts for sentence in sentences_of(prompt))
-    embedding = {sentence: vlm.encode_texts([sentence])[0] for sentence in sentences}
-    return torch.stack([ensemble(torch.stack([embedding[s] for s in sentences_of(prompt)])) for prompt in prompts])
+    check_prompt(prompt, option)
+    try:
+        return ensemble(torch.cat([vlm.encode_texts([sentence]) for sentence in sentences_of(prompt)]))
+    except UnusableModel:
+        raise
+    except BadInput as error:
+        raise BadInput(f"{option} cannot be read: {error}") from error
 
 
 def ensemble(embedding: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as library_logging
 
 from furl_lightning.vlm.dual_encoder import DualEncoder, dtype_of, first_line
-from furl_lightning.vlm.hub import TOKENIZER_FILES, locate
+from furl_lightning.vlm.hub import TOKENIZER_FILES, locate, require
 from furl_lightning.vlm.interface import Precision, UnusableModel
 from furl_lightning.vlm.preprocess import Preprocess
 
@@ -59,7 +59,7 @@ class TransformersModel(DualEncoder):
     ) -> None:
         dtype = dtype_of(precision)
         folder = _folder(path, revision)
-        self.kind = self._kind(folder, path)
+        self.kind = self._kind(folder, path, revision)
         model, image_processor = self.KINDS[self.kind]
         network = _load_network(model, folder, path, dtype)
         try:
@@ -105,11 +105,10 @@ class TransformersModel(DualEncoder):
                 f"takes {side} x {side}; set size or crop_size in its {SETTINGS[0]}"
             )
 
-    def _kind(self, folder: Path, path: str) -> str:
-        """The checkpoint's ``model_type``, which must be one of the family's."""
-        for names in FILES:
-            if not any((folder / name).is_file() for name in names):
-                raise UnusableModel(f"'{path}' has no {' or '.join(names)}; give a folder that save_pretrained wrote")
+    def _kind(self, folder: Path, path: str, revision: str | None) -> str:
+        """The checkpoint's ``model_type``, which must be one of the family's; no file may be missing."""
+        for names in (*FILES, *([part] for part in _weight_parts(folder))):
+            require(folder, path, names, "give a folder that save_pretrained wrote", revision)
         try:
             kind = json.loads((folder / "config.json").read_text()).get("model_type")
         except (ValueError, AttributeError) as error:
@@ -131,6 +130,19 @@ def _folder(path: str, revision: str | None) -> Path:
     if not Path(path).expanduser().exists() and not any((folder / file).exists() for file in SAFE_WEIGHTS):
         folder = locate(path, (*others, *PICKLED_WEIGHTS, "pytorch_model-*.bin"), revision)
     return folder
+
+
+def _weight_parts(folder: Path) -> list[str]:
+    """Names of the files of weights that come in several, by the index that would be read."""
+    for name in (*SAFE_WEIGHTS, *PICKLED_WEIGHTS):
+        if (folder / name).is_file():
+            if not name.endswith(".index.json"):
+                return []
+            try:
+                return sorted({str(part) for part in json.loads((folder / name).read_text())["weight_map"].values()})
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UnusableModel(f"'{folder / name}' cannot be read: {first_line(error)}") from error
+    return []
 
 
 def _load_network(model: Any, folder: Path, path: str, dtype: torch.dtype) -> nn.Module:
