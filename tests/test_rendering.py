@@ -1,15 +1,31 @@
-"""Frames: right way round, alike however many renderers are alive, and the crop of the full picture."""
+"""Frames: right way round, alike however many renderers are alive, and the crop of the full picture; what draws."""
 
 from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from uuid import UUID
 
 import mujoco
 import numpy as np
 import pytest
+import torch
 
 from furl_lightning.envs.fleet import Fleet
-from furl_lightning.envs.rendering import FRAME_SIZE, PICTURE_SIZE, RenderQuality
+from furl_lightning.envs.graphics_device import EGLDevice, egl_devices, number_of, software_beside_cuda
+from furl_lightning.envs.rendering import (
+    FRAME_SIZE,
+    PICTURE_SIZE,
+    NoGL,
+    RenderQuality,
+    _refuse_device_that_is_not_there,
+    renderer_name,
+)
 from furl_lightning.envs.simulator import Simulator, SimulatorSettings
 from furl_lightning.tasks import Agent
+
+from .conftest import Run
 
 RENDERED = SimulatorSettings("fixed", "fast")
 POINTS = [(-0.3, 0.5, 0.02), (0.3, 0.5, 0.02), (0.25, 0.5, 0.3), (-0.25, 0.5, 0.35)]
@@ -145,3 +161,63 @@ def test_only_the_centre_is_drawn_and_it_is_the_same_picture(quality: RenderQual
     true = upright[::-1, ::-1][32:224, 32:224]
     # Edges may fall on the neighbouring pixel; the scene may not.
     assert (np.abs(true.astype(int) - frame).max(-1) > 8).mean() < 0.01
+
+
+# -- what draws
+
+
+@pytest.mark.parametrize(
+    ("renderer", "training", "warned"),
+    [
+        ("llvmpipe (LLVM 15.0.6, 256 bits), EGL", "cuda", True),
+        ("softpipe, OSMesa", "cuda", True),
+        ("Software Rasterizer, GLFW", "cuda", True),
+        ("NVIDIA H100 80GB HBM3/PCIe/SSE2, EGL", "cuda", False),
+        ("AMD Radeon Graphics (radeonsi, navi21), EGL", "cuda", False),
+        ("llvmpipe (LLVM 15.0.6, 256 bits), EGL", "cpu", False),
+    ],
+)
+def test_software_beside_cuda(renderer: str, training: str, warned: bool) -> None:
+    assert software_beside_cuda(renderer, training) == warned
+
+
+def test_a_gpu_is_recognised_by_its_uuid_and_else_by_its_number() -> None:
+    """EGL's order is not CUDA's, and CUDA's numbers are those that CUDA_VISIBLE_DEVICES leaves."""
+    first, second, other = (UUID(int=number) for number in (1, 2, 3))
+    devices = [EGLDevice(second, 0), EGLDevice(first, 1), EGLDevice(None, None)]
+    assert (number_of(devices, first, 0), number_of(devices, second, 0)) == (1, 0)
+    assert number_of(devices, other, 0) is None
+    numbered = [EGLDevice(None, None), EGLDevice(None, 1), EGLDevice(None, 0)]
+    assert (number_of(numbered, first, 0), number_of(numbered, first, 1)) == (2, 1)
+    assert number_of([], first, 0) is None
+    assert all(device == EGLDevice(None, None) for device in egl_devices()) or torch.cuda.is_available()
+
+
+CODE = """
+from furl_lightning.envs.rendering import NoGL, renderer_name
+try:
+    renderer_name()
+except NoGL as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("number", ["99", "abc", "-1"])
+def test_a_device_that_is_not_there_is_one_line(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checked against the number of EGL's devices before one is opened; no ignored exception's traceback."""
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", number)
+    with pytest.raises(NoGL, match=rf"MUJOCO_EGL_DEVICE_ID must be (0|from 0 to \d+), not {number}: EGL has"):
+        _refuse_device_that_is_not_there(len(egl_devices()))
+    if number == "99":
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", CODE], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.fullmatch(r"MUJOCO_EGL_DEVICE_ID must be .*, not 99: EGL has .* here\n", done.stdout)
+
+
+def test_a_run_says_what_draws(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line where frames are drawn, none where they are not."""
+    run("drawn", data__env_steps=10)
+    text = capsys.readouterr().err
+    assert text.count(f"furl-fit: frames are drawn by {renderer_name()}") == 1 and "warning" not in text
+    run("states", model__vlm="null", model__reward__source="task", model__relay__enabled="false", data__env_steps=10)
+    assert "drawn by" not in capsys.readouterr().err

@@ -17,6 +17,7 @@ from torchrl.collectors import Collector
 
 from furl_lightning.data.policy import ExplorationPolicy
 from furl_lightning.envs.metaworld import MetaWorldEnv
+from furl_lightning.envs.workers import TIMEOUT
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.settings import AtLeast, Settings
 
@@ -35,6 +36,9 @@ class CollectionSettings(Settings, option="data.collection"):
     """Environment steps collected before the updates for them are made; divides an episode."""
     num_workers: Annotated[int, AtLeast(0)] = 0
     """Processes that host the environments; 0 hosts them in the training process."""
+    worker_timeout: Annotated[int, AtLeast(1)] = TIMEOUT
+    """Seconds that a worker process may take to answer, in evaluations too; the run ends where one hangs for longer.
+    To start they may take ten minutes."""
     overlap: bool = False
     """Collect the next steps_per_iteration steps while the updates for the last are made; policies then act with
     parameters from before those updates. Needs num_workers; a learner on the CPU takes the cores that they leave,

@@ -149,6 +149,7 @@ class FuRLDataModule(LightningDataModule):
             self.collection_settings.num_workers,
             self.env_settings.reward,
             self.pixel_size,
+            self.collection_settings.worker_timeout,
         )
         restored, self._restored = self._restored, None
         self._threads = LearnerThreads(self.collection_settings, device)

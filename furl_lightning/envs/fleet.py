@@ -6,33 +6,35 @@ the same arrays however they are shared out. Imports no torch: a worker starts i
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import ctypes
 import itertools
-import multiprocessing
-import os
-import signal
-import sys
-import traceback
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
+from mmap import mmap
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from furl_lightning.envs.rendering import FRAME_SIZE, close_gl
+from furl_lightning.envs.shared_memory import SharedMemory
 from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, Simulator, SimulatorSettings
+from furl_lightning.envs.workers import TIMEOUT, Workers
 from furl_lightning.tasks import Agent
-from furl_lightning.utils.stopping import SIGNALS
 
 
 class _Arrays:
     """The fleet's state of the moment, views of one block of memory that processes can share."""
 
-    def __init__(self, num: int, frames: bool, memory: Any = None) -> None:
-        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+    def __init__(self, num: int, frames: bool, memory: mmap | None = None) -> None:
+        block = np.zeros(self.size(num, frames), np.uint8) if memory is None else np.frombuffer(memory, np.uint8)
+        offset = 0
+        for name, (shape, dtype) in self._shapes(num, frames).items():
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            setattr(self, name, block[offset : offset + size].view(dtype).reshape(shape))
+            offset += -(-size // 64) * 64
+
+    @staticmethod
+    def _shapes(num: int, frames: bool) -> dict[str, tuple[tuple[int, ...], Any]]:
+        return {
             "action": ((num, ACTION_DIM), np.float32),
             "observation": ((num, OBS_DIM), np.float32),
             "reward": ((num,), np.float32),
@@ -41,13 +43,12 @@ class _Arrays:
             "seconds": ((num, 2), np.float64),  # spent stepping and rendering in the last call
             "pixels": ((num if frames else 0, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
         }
-        sizes = [-(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64 for shape, dtype in shapes.values()]
-        self.memory = memory if memory is not None else multiprocessing.get_context("spawn").RawArray("B", sum(sizes))
-        offset = 0
-        for (name, (shape, dtype)), size in zip(shapes.items(), sizes, strict=True):
-            view = np.frombuffer(self.memory, np.uint8, int(np.prod(shape)) * np.dtype(dtype).itemsize, offset)
-            setattr(self, name, view.view(dtype).reshape(shape))
-            offset += size
+
+    @classmethod
+    def size(cls, num: int, frames: bool) -> int:
+        """Bytes of all of them."""
+        shapes = cls._shapes(num, frames).values()
+        return sum(-(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64 for shape, dtype in shapes)
 
     action: np.ndarray
     observation: np.ndarray
@@ -108,6 +109,17 @@ class _Share:
             simulator.frame(self.arrays.pixels[i])
 
 
+class _Hosted(_Share):
+    """A share that a worker process hosts."""
+
+    def __init__(self, agents: Sequence[Agent], settings: SimulatorSettings, memory: SharedMemory, rows: range) -> None:
+        super().__init__(agents, settings, _Arrays(len(agents), settings.render is not None, memory.buffer), rows)
+
+    def close(self) -> None:
+        super().close()
+        close_gl()
+
+
 def _clock() -> Iterator[float]:
     """The seconds since it was last asked."""
     last = perf_counter()
@@ -115,47 +127,6 @@ def _clock() -> Iterator[float]:
         now = perf_counter()
         yield now - last
         last = now
-
-
-def _work(
-    connection: Connection,
-    agents: Sequence[Agent],
-    settings: SimulatorSettings,
-    memory: Any,
-    rows: range,
-    parent: int,
-) -> None:
-    """A worker's life: obey commands until told to close or the parent is gone."""
-    if sys.platform == "linux":  # a parent killed with -9 takes its workers with it, even in mid-step
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before that
-            return
-    try:
-        share = _Share(agents, settings, _Arrays(len(agents), settings.render is not None, memory), rows)
-        connection.send(None)
-        while True:
-            name, args = connection.recv()
-            result = getattr(share, name)(*args)
-            connection.send(result)
-            if name == "close":
-                break
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass
-    except Exception as error:
-        with contextlib.suppress(OSError):
-            connection.send(WorkerError(f"{type(error).__name__}: {error}", traceback.format_exc()))
-    close_gl()
-
-
-class WorkerError(RuntimeError):
-    """A worker process failed; the message is its error, ``details`` its traceback."""
-
-    def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message, details)
-        self.details = details
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class Fleet:
@@ -166,75 +137,45 @@ class Fleet:
         settings: what all simulators share.
         num_workers: processes to share them out over; 0 hosts all in this one. There are never
             more than agents.
+        worker_timeout: seconds that a worker may take to answer.
+
+    Raises:
+        WorkerError: here and in every call: a worker failed, ended, or does not answer in time.
 
     Attributes:
         arrays: observation [A, 39], reward [A], success [A], truncated [A], pixels [A, 192, 192, 3]
             of the last call, and action [A, 4] that the next step will take.
     """
 
-    def __init__(self, agents: Sequence[Agent], settings: SimulatorSettings, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        agents: Sequence[Agent],
+        settings: SimulatorSettings,
+        num_workers: int = 0,
+        worker_timeout: int = TIMEOUT,
+    ) -> None:
         self.agents, self.settings = list(agents), settings
-        num = len(self.agents)
-        self.arrays = _Arrays(num, settings.render is not None)
-        self._processes: list[Any] = []
-        self._connections: list[Connection] = []
-        self._local: _Share | None = None
+        num, frames = len(self.agents), settings.render is not None
         num_workers = min(num_workers, num)
-        if num_workers == 0:
-            self._local = _Share(self.agents, settings, self.arrays, range(num))
-            self._rows = [range(num)]
-            return
-        bounds = [num * w // num_workers for w in range(num_workers + 1)]
+        bounds = [num * w // num_workers for w in range(num_workers + 1)] if num_workers else [0, num]
         self._rows = [range(a, b) for a, b in itertools.pairwise(bounds)]
-        context = multiprocessing.get_context("spawn")
-        # Software OpenGL starts a thread a core in each process; the workers are the parallelism.
-        previous = os.environ.get("LP_NUM_THREADS")
-        os.environ.setdefault("LP_NUM_THREADS", str(max(0, (os.cpu_count() or 1) // num_workers - 1)))
-        atexit.register(self.close, force=True)
-        # A signal to the whole process group is the parent's to decide on: workers start, and stay, deaf to it.
-        deaf = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            for rows in self._rows:
-                ours, theirs = context.Pipe()
-                process = context.Process(
-                    target=_work,
-                    args=(theirs, self.agents, settings, self.arrays.memory, rows, os.getpid()),
-                    daemon=True,
-                )
-                process.start()
-                theirs.close()
-                self._processes.append(process)
-                self._connections.append(ours)
-        finally:
-            if previous is None:
-                os.environ.pop("LP_NUM_THREADS", None)
-            signal.pthread_sigmask(signal.SIG_SETMASK, deaf)
-        self._receive()
-
-    def _send(self, name: str, *args: Sequence[Any]) -> None:
-        """Start a command everywhere; each of ``args`` holds one argument a share."""
-        shares = zip(*args, strict=True) if args else [()] * len(self._connections)
-        for connection, arguments in zip(self._connections, shares, strict=True):
-            connection.send((name, arguments))
-
-    def _receive(self) -> list[Any]:
-        results = []
-        for connection in self._connections:
-            try:
-                result = connection.recv()
-            except (EOFError, ConnectionResetError):
-                result = WorkerError("a worker process ended unexpectedly (killed, or out of memory?)")
-            if isinstance(result, WorkerError):
-                self.close(force=True)
-                raise result
-            results.append(result)
-        return results
+        self._local: _Share | None = None
+        self._workers: Workers | None = None
+        if num_workers == 0:
+            self.arrays = _Arrays(num, frames)
+            self._local = _Share(self.agents, settings, self.arrays, range(num))
+            return
+        memory = SharedMemory(_Arrays.size(num, frames))
+        self.arrays = _Arrays(num, frames, memory.buffer)
+        arguments = [(self.agents, settings, memory, rows) for rows in self._rows]
+        contents = [_names([self.agents[i] for i in rows]) for rows in self._rows]
+        self._workers = Workers(_Hosted, arguments, contents, worker_timeout)
 
     def _call(self, name: str, *args: Sequence[Any]) -> list[Any]:
         if self._local is not None:
             return [getattr(self._local, name)(*(arg[0] for arg in args))]
-        self._send(name, *args)
-        return self._receive()
+        assert self._workers is not None, "closed"
+        return self._workers.call(name, *args)
 
     def reset(self) -> None:
         """Begin an episode everywhere; fills ``observation`` and ``pixels``."""
@@ -256,23 +197,16 @@ class Fleet:
         """Put back what :meth:`random_states` gave; takes effect at the next reset."""
         self._call("set_random_states", [states[rows.start : rows.stop] for rows in self._rows])
 
-    def close(self, force: bool = False) -> None:
+    def close(self) -> None:
         """Free renderers and end the workers; a second call does nothing."""
-        atexit.unregister(self.close)
         if self._local is not None:
             self._local.close()
             self._local = None
-        if self._connections:
-            if not force:
-                with contextlib.suppress(OSError, EOFError):
-                    self._send("close")
-                    for connection in self._connections:
-                        connection.recv()
-            for connection in self._connections:
-                connection.close()
-            for process in self._processes:
-                process.join(timeout=0 if force else 5)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
-            self._connections, self._processes = [], []
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+
+
+def _names(agents: Sequence[Agent]) -> str:
+    """A worker's agents in few words."""
+    return str(agents[0]) if len(agents) == 1 else f"{agents[0]} to {agents[-1]}, {len(agents)} agents"

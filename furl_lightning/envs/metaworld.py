@@ -15,6 +15,7 @@ from furl_lightning.envs.fleet import Fleet
 from furl_lightning.envs.rendering import FRAME_SIZE
 from furl_lightning.envs.settings import RewardKind
 from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, SimulatorSettings
+from furl_lightning.envs.workers import TIMEOUT
 from furl_lightning.tasks import Agent
 
 
@@ -39,6 +40,7 @@ class MetaWorldEnv(EnvBase):
         num_workers: processes to host the simulators; 0 hosts them in this one.
         reward: which reward to give.
         pixel_size: side of the picture for policies that see pixels; None for those that do not.
+        worker_timeout: seconds that a worker may take to answer.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class MetaWorldEnv(EnvBase):
         num_workers: int = 0,
         reward: RewardKind = "sparse",
         pixel_size: int | None = None,
+        worker_timeout: int = TIMEOUT,
     ) -> None:
         num = len(agents)
         super().__init__(device=torch.device("cpu"), batch_size=torch.Size([num]))
-        self.fleet = Fleet(agents, settings, num_workers)
+        self.fleet = Fleet(agents, settings, num_workers, worker_timeout)
         self.reward_kind = reward
         self.frames, self.pixel_size = settings.render is not None, pixel_size
         self._seconds = {"step": 0.0, "render": 0.0}
@@ -90,7 +93,8 @@ class MetaWorldEnv(EnvBase):
         if self._pending is not None:
             snapshot, actions = self._pending
             self._pending = None
-            self.fleet.set_random_states(snapshot["random_states"])
+            if snapshot["random_states"]:  # there are none before the first reset: they are the seeds' still
+                self.fleet.set_random_states(snapshot["random_states"])
         self._states_at_reset = self.fleet.random_states()
         self.fleet.reset()
         self._step_count = len(actions)

@@ -23,7 +23,12 @@ FRAME_SIZE = 192
 """Height and width of a frame in pixels: the centre 32:224 of the 256 x 256 picture."""
 PICTURE_SIZE = 256
 
+BACKENDS = {"egl": "EGL", "osmesa": "OSMesa", "glfw": "GLFW"}
+
 _context: Any = None
+_backend = ""
+_parents_context: Any = None
+"""In a forked process: the context of the one that it was forked from, of no use here; freeing it could hang."""
 
 
 class NoGL(BadInput):
@@ -32,11 +37,25 @@ class NoGL(BadInput):
 
 def _open(backend: str) -> Any:
     module = importlib.import_module(f"mujoco.{backend}")
+    if backend == "egl":
+        _refuse_device_that_is_not_there(len(module.EGL.eglQueryDevicesEXT()))
+    module.GLContext._context = None  # one whose __init__ fails looks for it in its __del__
     context = module.GLContext(PICTURE_SIZE, PICTURE_SIZE)
     context.make_current()
     # Without a display GLFW only warns; that nothing can be drawn shows here.
     mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_50).free()
     return context
+
+
+def _refuse_device_that_is_not_there(count: int) -> None:
+    """Check ``MUJOCO_EGL_DEVICE_ID`` against the number of EGL's devices; a blank one is as good as none."""
+    text = os.environ.get("MUJOCO_EGL_DEVICE_ID", "").strip()
+    if not text:
+        os.environ.pop("MUJOCO_EGL_DEVICE_ID", None)
+    elif count and not (text.isascii() and text.isdigit() and int(text) < count):
+        there = "one device" if count == 1 else f"{count} devices"
+        right = "0" if count == 1 else f"from 0 to {count - 1}"
+        raise NoGL(f"MUJOCO_EGL_DEVICE_ID must be {right}, not {text}: EGL has {there} here")
 
 
 def _forget(backend: str) -> None:
@@ -52,16 +71,24 @@ def gl_context() -> Any:
 
     Raises:
         NoGL: neither the backend that ``MUJOCO_GL`` names nor, where it names none, EGL or OSMesa
-            can be opened.
+            can be opened; or ``MUJOCO_EGL_DEVICE_ID`` names a device that is not there; or this process was
+            forked from one that draws.
     """
-    global _context
+    global _context, _backend
+    if _parents_context is not None:
+        raise NoGL(
+            "OpenGL does not survive a fork, and the process that this one was forked from draws: start it with "
+            "multiprocessing's spawn, or before anything is drawn"
+        )
     if _context is None:
         choice = os.environ.get("MUJOCO_GL", "").lower().strip()
         failures = []
-        for backend in [choice] if choice in ("egl", "osmesa", "glfw") else ["egl", "osmesa"]:
+        for backend in [choice] if choice in BACKENDS else ["egl", "osmesa"]:
             try:
-                _context = _open(backend)
+                _context, _backend = _open(backend), backend
                 break
+            except NoGL:
+                raise
             except Exception as error:  # ctypes, PyOpenGL and MuJoCo each raise their own
                 failures.append(f"{backend}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
                 _forget(backend)
@@ -72,6 +99,29 @@ def gl_context() -> Any:
             )
     _context.make_current()
     return _context
+
+
+def _lose_context() -> None:
+    global _context, _parents_context
+    _context, _parents_context = None, _context or _parents_context
+
+
+os.register_at_fork(after_in_child=_lose_context)
+
+
+def renderer_name() -> str:
+    """What draws in this process: OpenGL's name of it, and the backend, as in ``llvmpipe (LLVM 15.0.6), EGL``.
+
+    Makes the context where there is none yet: not to be asked for a run that draws nothing.
+
+    Raises:
+        NoGL: see :func:`gl_context`.
+    """
+    gl_context()
+    from OpenGL import GL  # its platform follows from the backend, which must be open
+
+    name: bytes = GL.glGetString(GL.GL_RENDERER) or b"unknown"
+    return f"{name.decode(errors='replace')}, {BACKENDS[_backend]}"
 
 
 def close_gl() -> None:

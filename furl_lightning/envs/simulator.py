@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+import mujoco
 import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
+from furl_lightning.envs.goal_markers import mark_goal
 from furl_lightning.envs.rendering import Renderer, RenderQuality
 from furl_lightning.tasks import EPISODE_STEPS
 
@@ -80,10 +82,13 @@ class Simulator:
         self.renderer: Renderer | None = None
         if settings.render is not None:
             self.renderer = Renderer(env.model, settings.render, settings.mirror, settings.bgr)
+            self._forward = mujoco.MjData(env.model)
 
     def reset(self) -> np.ndarray:
         """Begin an episode; returns the observation, float32 [39]."""
         observation, _ = self.env.reset()
+        if self.renderer is not None:
+            mark_goal(self.task, self.env, self.drawn_state())
         return observation.astype(np.float32)
 
     def step(self, action: np.ndarray) -> Step:
@@ -94,7 +99,21 @@ class Simulator:
     def frame(self, out: np.ndarray | None = None) -> np.ndarray:
         """The present frame, uint8 [192, 192, 3]."""
         assert self.renderer is not None, "made without a renderer"
-        return self.renderer.render(self.env.data, out)
+        return self.renderer.render(self.drawn_state(), out)
+
+    def drawn_state(self) -> mujoco.MjData:
+        """The state that :meth:`frame` draws.
+
+        After a reset that is not Meta-World's own, which has some bodies and sites where they were before.
+        """
+        model, data = self.env.model, self.env.data
+        if self.env.curr_path_length > 0:
+            return data
+        state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_setState(model, self._forward, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(model, self._forward)
+        return self._forward
 
     def random_state(self) -> dict[str, Any]:
         """The generator's state as plain Python numbers; with a reset it restores the simulator."""
