@@ -5,63 +5,94 @@ from __future__ import annotations
 import os
 import sys
 
+from furl_lightning.utils.output import run
 from furl_lightning.utils.stopping import Stopped, Stopping
+
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 def furl_fit() -> None:
     """``furl-fit``."""
-    with Stopping() as stopping:  # the imports take seconds
-        try:
-            _check_mujoco("furl-fit")
-            from furl_lightning.commands.fit import fit
-        except Stopped as stop:
-            print(f"\nfurl-fit: stopped by {stop} before anything was written", file=sys.stderr)
-            sys.exit(stopping.status)
-        sys.exit(fit())
+
+    def body() -> int:
+        with Stopping() as stopping:  # the imports take seconds
+            try:
+                _import_libraries("furl-fit")
+                from furl_lightning.commands.fit import fit
+            except Stopped as stop:
+                print(f"\nfurl-fit: stopped by {stop} before anything was written", file=sys.stderr)
+                return stopping.status
+            return fit()
+
+    run("furl-fit", body, trains=True)
 
 
 def furl_eval() -> None:
     """``furl-eval``."""
-    _check_mujoco("furl-eval")
-    from furl_lightning.commands.evaluate import evaluate
 
-    sys.exit(evaluate())
+    def body() -> int:
+        _import_libraries("furl-eval")
+        from furl_lightning.commands.evaluate import evaluate
+
+        return evaluate()
+
+    run("furl-eval", body)
 
 
 def furl_probe() -> None:
     """``furl-probe``."""
-    _check_mujoco("furl-probe")
-    from furl_lightning.commands.probe import probe
 
-    sys.exit(probe())
+    def body() -> int:
+        _import_libraries("furl-probe")
+        from furl_lightning.commands.probe import probe
+
+        return probe()
+
+    run("furl-probe", body)
 
 
 def furl_report() -> None:
     """``furl-report``."""
-    _check_mujoco("furl-report")
-    from furl_lightning.commands.report import report
 
-    sys.exit(report())
+    def body() -> int:
+        _import_libraries("furl-report")
+        from furl_lightning.commands.report import report
+
+        return report()
+
+    run("furl-report", body)
 
 
 def furl_oracle() -> None:
     """``furl-oracle``."""
-    _check_mujoco("furl-oracle")
-    from furl_lightning.commands.oracle import oracle
 
-    sys.exit(oracle())
+    def body() -> int:
+        _import_libraries("furl-oracle")
+        from furl_lightning.commands.oracle import oracle
+
+        return oracle()
+
+    run("furl-oracle", body)
 
 
 def furl_sweep() -> None:
     """``furl-sweep``."""
-    _check_mujoco("furl-sweep")
-    from furl_lightning.sweep.command import sweep
 
-    sys.exit(sweep())
+    def body() -> int:
+        _import_libraries("furl-sweep")
+        from furl_lightning.sweep.command import sweep
+
+        return sweep()
+
+    run("furl-sweep", body, trains=True)
 
 
-def _check_mujoco(command: str) -> None:
-    """Importing MuJoCo, which TorchRL does too, opens the library that ``MUJOCO_GL`` names and fails without it."""
+def _import_libraries(command: str) -> None:
+    """Import what fails where the environment says something else than it expects.
+
+    MuJoCo, which TorchRL imports too, opens the library that ``MUJOCO_GL`` names. Lightning and its torchmetrics read
+    this process's rank, which is zero (training/single_device.py), from variables that may be empty.
+    """
     try:
         import mujoco  # noqa: F401
     except Exception as error:
@@ -72,3 +103,8 @@ def _check_mujoco(command: str) -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    ranks = {name: os.environ.pop(name) for name in RANKS if name in os.environ}
+    try:
+        import pytorch_lightning  # noqa: F401
+    finally:
+        os.environ.update(ranks)

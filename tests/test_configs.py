@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from furl_lightning.commands.config_files import expand, load
-from furl_lightning.commands.options import check
+from furl_lightning.commands.config_files import expand, find, load, with_paths
+from furl_lightning.commands.options import check, read_arguments
 from furl_lightning.sweep.plan import Sweep
 from furl_lightning.utils.errors import BadInput
 
@@ -48,11 +54,10 @@ def test_a_file_is_taken_by_furl_fit(file: Path) -> None:
     assert check(["--config", str(CONF / "mt10.yaml"), "--config", str(CONF / file)]).env_steps_total > 0
 
 
-def test_paper_sweep_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paper_sweep_can_be_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From anywhere."""
     settings = yaml.safe_load((CONF / "sweep/paper.yaml").read_text())
-    paths = [*settings["common"], *(path for paths in settings["methods"].values() for path in paths)]
-    assert [path for path in paths if not (CONF.parent / path).is_file()] == []
-    monkeypatch.chdir(CONF.parent)
+    monkeypatch.chdir(tmp_path)
     trials = Sweep(**settings).trials()
     assert [len(trials), {trial.env_steps for trial in trials}] == [60, {1_000_000}]
 
@@ -68,6 +73,63 @@ def test_paper_sweep_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bases_come_first(file: str, order: list[str]) -> None:
     assert [Path(path).resolve() for path in expand([CONF / file])] == [CONF / path for path in order]
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every file, from anywhere; a file of the user's goes before; a base may be a name."""
+    monkeypatch.chdir(tmp_path)
+    assert [find(str(file).removesuffix(".yaml")) for file in FILES] == [CONF / file for file in FILES]
+    read = read_arguments(["--config", "mt10", "--config=ablation/margin_0.05"])
+    assert read.name == "mt10-margin_0.05"
+    assert (
+        read.argv == read_arguments([f"--config={CONF}/mt10.yaml", f"--config={CONF}/ablation/margin_0.05.yaml"]).argv
+    )
+    Path("mine.yaml").write_text("base: [goal/random, mt10]\n")
+    assert expand(["mine.yaml"]) == [str(path) for path in (CONF / "goal/random.yaml", CONF / "mt10.yaml", "mine.yaml")]
+    Path("mt10").write_text("data: {env_steps: 5}\n")
+    assert expand(["mt10", "mine.yaml"]) == ["mt10", str(CONF / "goal/random.yaml"), "mt10", "mine.yaml"]
+    assert with_paths(["--config", "sweep/paper", "--config=mt10"]) == [
+        *("--config", str(CONF / "sweep/paper.yaml")),
+        "--config=mt10",
+    ]
+    for name, near in {
+        "mt11": "mt10",
+        "sac": "method/sac",
+        "conf/quick.yaml": "quick",
+        "goal/randm": "goal/random",
+    }.items():
+        with pytest.raises(BadInput, match=f"no file {name} .*, nor a configuration named so; near is '{near}'"):
+            read_arguments(["--config", name])
+
+
+BUILD = "import setuptools.build_meta as build; build.build_wheel('dist'), build.build_sdist('dist')"
+USE = (
+    "from furl_lightning.commands.config_files import PACKAGE, expand, named\n"
+    "print(PACKAGE); print(*expand(['mt10_plus'])); print(*named())"
+)
+
+
+def test_the_files_travel_with_the_package(tmp_path: Path) -> None:
+    """In the wheel and the source archive; an installed package finds them where there is no checkout."""
+    source, site, empty = tmp_path / "source", tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    for name in ("conf", "furl_lightning"):
+        shutil.copytree(CONF.parent / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
+    for name in ("setup.py", "MANIFEST.in", "pyproject.toml", "README.md"):
+        shutil.copy(CONF.parent / name, source / name)
+    subprocess.run([sys.executable, "-c", BUILD], cwd=source, check=True, capture_output=True)
+    (archive,) = (source / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        assert {name.partition("/conf/")[2] for name in file.getnames()} >= set(map(str, FILES))
+    (wheel,) = (source / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as zipped:
+        zipped.extractall(site)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", USE], cwd=empty, env=environment, capture_output=True, text=True)
+    package, files, names = done.stdout.splitlines()
+    assert package == str(site / "furl_lightning")
+    assert files.split() == [f"{package}/conf/{name}.yaml" for name in ("mt10", "learner/fast", "mt10_plus")]
+    assert sorted(names.split()) == sorted(str(file).removesuffix(".yaml") for file in FILES)
 
 
 def test_base_is_no_setting(tmp_path: Path) -> None:

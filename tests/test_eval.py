@@ -302,7 +302,7 @@ def test_one_line_for_bad_input(trained: Path, tmp_path: Path, capsys: pytest.Ca
     for argv, message in (
         (["--tasks", "reech"], "unknown task 'reech'; the nearest is 'reach'"),
         (["--seeds", "[]"], "seeds must be different whole numbers"),
-        (["--out", str(damaged)], "is a file; choose another --out"),
+        (["--out", str(damaged)], "is no folder; name another with --out"),
     ):
         assert oracle([*argv, *(() if "--out" in argv else ("--out", str(tmp_path / "oracle")))]) == 2
         lines = capsys.readouterr().err.splitlines()

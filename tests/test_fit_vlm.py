@@ -51,7 +51,8 @@ def test_quick_trains_with_a_clip_and_refuses_other_weights(tmp_path: Path, caps
 def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
     """Other families through the same command, in the other precision."""
     siglip = save_siglip(tmp_path / "siglip")
-    run("sig", model__vlm="SigLIP", model__vlm__path=siglip, model__vlm__precision="bfloat16", data__env_steps=60)
+    rounded = {"model__vlm__precision": "bfloat16", "allow_slow_bfloat16": "true"}
+    run("sig", model__vlm="SigLIP", model__vlm__path=siglip, **rounded, data__env_steps=60)
     tokenizer = save_tokenizer(tmp_path / "words")
     torch.save({"liv": {f"module.model.{name}": t for name, t in openai_weights().items()}}, tmp_path / "model.pt")
     settings = {"model__vlm": "LIV", "model__vlm__path": tmp_path / "model.pt", "model__vlm__tokenizer": tokenizer}

@@ -35,6 +35,7 @@ EVERYTHING: dict[str, Any] = {
     "runs": "somewhere",
     "ckpt_path": None,
     "pictures": False,
+    "allow_slow_bfloat16": True,
     "trainer": {
         "accelerator": "cpu", "devices": "auto", "precision": "bf16-mixed", "logger": False, "max_time": {"hours": 1},
         "callbacks": [{"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {"monitor": "x"}}],
@@ -62,7 +63,9 @@ EVERYTHING: dict[str, Any] = {
             "goal": "random", "reward": "dense", "episode_steps": 50, "obs": "pixels", "pixel_size": 20,
             "render": "full", "mirror": True, "bgr": True,
         },
-        "collection": {"start_steps": 10, "steps_per_iteration": 5, "num_workers": 1, "overlap": True},
+        "collection": {
+            "start_steps": 10, "steps_per_iteration": 5, "num_workers": 1, "worker_timeout": 60, "overlap": True,
+        },
         "replay": {"size": 600, "storage": "disk", "batch_size": 7, "success_share": 0.5},
         "memory": {"size": 700, "gap": 3, "lag_rule": "published"},
         "evaluation": {"every": 20, "episodes": 3},

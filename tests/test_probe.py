@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from scipy import stats
 from furl_lightning.analysis.figures import MANNER_COLOURS, draw_rewards
 from furl_lightning.analysis.probe import MEASURES, ScoredEpisode, above, measure, spearman, wrongly_ordered
 from furl_lightning.analysis.tables import measures_table
+from furl_lightning.commands.fit import fit
 from furl_lightning.commands.probe import MANNERS, Subject, probe, write
 from furl_lightning.envs.episodes import Episode, Manner, record
 from furl_lightning.envs.simulator import SimulatorSettings
@@ -151,6 +153,7 @@ def test_all_but_the_experts_are_others(tmp_path: Path) -> None:
             episode.frames = random.integers(0, 256, (4, 64, 64, 3), np.uint8)
             episodes[agent, manner] = episode
     subject = Subject(vlm, agents, {"reach": INSTRUCTIONS["reach"]}, SimulatorSettings(), None)
+    (tmp_path / "out").mkdir()
     text = write(tmp_path / "out", subject, episodes)
     instruction = vlm.encode_texts([INSTRUCTIONS["reach"]])
     by_manner: dict[bool, list[ScoredEpisode]] = {True: [], False: []}
@@ -210,6 +213,49 @@ def test_first_success_is_always_drawn() -> None:
     assert episode.step[scored.success] == 78 and np.isfinite(episode.action).all()
 
 
+LONG = "push " * 100
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value", "named"),
+    [
+        (probe, "prompts", "{reach: %s}", "prompts.reach"),
+        (probe, "prompts", "{reach: [go, %s]}", "prompts.reach"),
+        (fit, "data.prompts", "{reach: %s}", "data.prompts.reach"),
+        (fit, "data.prompts", "{reach: [go, %s]}", "data.prompts.reach"),
+        (fit, "model.reward.baseline_prompt", "%s", "model.reward.baseline_prompt"),
+    ],
+)
+def test_one_check_of_sentences_for_every_command(
+    command: Callable[[list[str]], int],
+    option: str,
+    value: str,
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before anything is played or written; the message names the option."""
+    monkeypatch.chdir(tmp_path)
+    argv = ["--tasks", "reach"] if command is probe else ["--data.tasks", "[reach]"]
+    argv += ["--model.reward.source", "goal_baseline"] if "baseline" in option else []
+    for sentence, problem in (
+        (LONG, "cannot be read: the text 'push push push push push push push push ...' is 102 tokens long; 'embedded'"),
+        ("...", "has a sentence without a word, '...'; write what the robot is to do"),
+    ):
+        assert command([*argv, f"--{option}", value % sentence]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"furl-{command.__name__}: {named} {problem}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The parser makes one text of all that is given, which would be read as the instruction."""
+    for given in ("{reach: 3}", "{reach: null}", "{reach: [go, [come]]}"):
+        assert probe(["--tasks", "reach", "--prompts", given, "--out", str(tmp_path / "out")]) == 2
+        assert f"prompts.reach has '{given}', which is no sentence" in capsys.readouterr().err
+
+
 def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Status 2, and nothing is written."""
     (tmp_path / "full").mkdir()
@@ -220,6 +266,7 @@ def test_one_line_for_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--vlm", "CLIPP", *out], "unknown VLM 'CLIPP'; the nearest is 'CLIP'"),
         (["--vlm", "CLIP", "--vlm.path", "/nowhere", *out], "there is no folder '/nowhere'"),
         (["--tasks", "reach", "--prompts", "{push: go}", *out], "prompts names push, not among the tasks: reach"),
+        (["--tasks", "reach", "--prompts", "go", *out], "prompts must be sentences by task, {reach: go}, or a list"),
         (["--seeds", "[1, 1]", *out], "seeds must be different whole numbers"),
         (["--goal", "fixd", *out], "fixd"),
         (["--ckpt_path", "/nowhere/last.ckpt", *out], "no checkpoint at /nowhere/last.ckpt"),

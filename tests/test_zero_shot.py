@@ -18,7 +18,7 @@ from furl_lightning.method.zero_shot import ZeroShotReward, cosine_reward, goal_
 from furl_lightning.randomness import Randomness
 from furl_lightning.tasks import INSTRUCTIONS, Agent
 from furl_lightning.vlm import CLIP
-from furl_lightning.vlm.prompts import embed_prompts, ensemble
+from furl_lightning.vlm.prompts import embed_prompt, ensemble
 
 from .conftest import Run
 from .test_population import WIDTH, FakeVLM
@@ -84,15 +84,13 @@ def test_ensembles_are_averaged_at_length_one() -> None:
     torch.testing.assert_close(ensemble(sentences[[0, 0]]), sentences[0])
 
 
-def test_prompts_are_embedded_alone(tiny_clip: Path) -> None:
-    """An agent's embedding is the same, bit by bit, whoever else there is."""
-    vlm = CLIP(str(tiny_clip))
-    prompts: list[str | list[str]] = ["reach", ["push and close a window", "close it"], "reach"]
-    together = embed_prompts(vlm, prompts)
-    assert together.shape == (3, vlm.width)
-    for prompt, embedding in zip(prompts, together, strict=True):
-        assert torch.equal(embed_prompts(vlm, [prompt])[0], embedding)
-    torch.testing.assert_close(together[0], vlm.encode_texts(["reach"])[0])
+def test_sentences_are_embedded_alone(tiny_clip: Path) -> None:
+    """A sentence's embedding is the same, bit by bit, whatever else there is in an ensemble."""
+    vlm, sentences = CLIP(str(tiny_clip)), ["push and close a window", "close it"]
+    alone = torch.stack([embed_prompt(vlm, sentence, "prompts") for sentence in sentences])
+    assert alone.shape == (2, vlm.width)
+    assert torch.equal(embed_prompt(vlm, sentences, "prompts"), ensemble(alone))
+    torch.testing.assert_close(alone, vlm.encode_texts(sentences))
 
 
 AGENTS = [Agent("reach", 0), Agent("push", 1)]

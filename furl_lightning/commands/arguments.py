@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
-import inspect
 import os
 import re
 import sys
@@ -14,10 +10,12 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from furl_lightning import vlm
+from furl_lightning.commands.class_problem import argument_problem, class_problem
 from furl_lightning.envs.rendering import close_gl
+from furl_lightning.envs.workers import WorkerError, leave_if_importing_main
 from furl_lightning.utils.construct import construct_class
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.nearest import nearest
 from furl_lightning.vlm import VLM
 
 Explain = Callable[[str, Sequence[str]], str]
@@ -31,6 +29,7 @@ def answer(command: str, body: Callable[[list[str]], int], argv: Sequence[str] |
 
     Classes of the user's own are found in the current folder, as they are by ``python -m``.
     """
+    leave_if_importing_main()
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -38,6 +37,9 @@ def answer(command: str, body: Callable[[list[str]], int], argv: Sequence[str] |
     except BadInput as error:
         print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except WorkerError as error:
+        print(f"{error.details}\n{command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     finally:
         close_gl()
 
@@ -86,13 +88,6 @@ def names(arguments: Sequence[str] | None) -> list[str]:
     return [name for part in arguments or [] for name in re.split(r"[\[\],\s]+", part) if name]
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The most similar of what there is: by the whole, or by what stands after the last dot."""
-    last = name.rsplit(".", 1)[-1]
-    ending = [option for option in known if option.rsplit(".", 1)[-1] == last]
-    return difflib.get_close_matches(name, ending or known, n=1, cutoff=0.0)[0]
-
-
 def _unknown(option: str, options: Sequence[str]) -> str:
     return f"unknown option '{option}'; the nearest is '{nearest(option, options)}'"
 
@@ -107,9 +102,10 @@ def one_line(message: str, options: Sequence[str], explain: Explain = _unknown) 
     )
     if unknown:
         return explain(".".join(unknown.groups()), options)
-    of_vlm = re.match(r"""Parser key "((?:model\.)?vlm)": (.*)""", text)
-    if of_vlm and (line := _one_line_of_vlm(*of_vlm.groups())):
+    of_class = re.match(r"""Parser key "([\w.]+)": (.*)""", text)
+    if of_class and (line := class_problem(*of_class.groups())):
         return line
+    text = argument_problem(text) or text
     choice = re.search(r"""Parser key "([\w.]+)": Expected a typing.Literal\[(.*)\]\. Got value: (.*)""", text)
     if choice:
         key, values, value = choice.group(1), re.findall(r"'([^']*)'", choice.group(2)), choice.group(3)
@@ -117,6 +113,12 @@ def one_line(message: str, options: Sequence[str], explain: Explain = _unknown) 
     kind = re.search(r"""Parser key "([\w.]+)": Expected a <class '(\w+)'>\. Got value: (.*)""", text)
     if kind:
         return f"{kind.group(1)} must be {KINDS.get(kind.group(2), kind.group(2))}, not '{kind.group(3)}'"
+    prompts = re.search(r"""Parser key "([\w.]*prompts)": .*Given value: (.*)""", text)
+    if prompts:
+        return (
+            f"{prompts.group(1)} must be sentences by task, {{reach: go}}, or a list of them for a task, "
+            f"{{reach: [go, come]}}, not {prompts.group(2)}"
+        )
     optional = re.search(
         r"""Parser key "([\w.]+)": .*Subtypes: \[<class '(\w+)'>, <class 'NoneType'>\].*Given value: (.*)""", text
     )
@@ -124,54 +126,3 @@ def one_line(message: str, options: Sequence[str], explain: Explain = _unknown) 
         kind_name = KINDS.get(optional.group(2), optional.group(2))
         return f"{optional.group(1)} must be {kind_name}, or null, not '{optional.group(3)}'"
     return text
-
-
-def _one_line_of_vlm(key: str, text: str) -> str | None:
-    """A message about the class given as ``vlm`` or ``model.vlm``, or about its arguments.
-
-    Raises:
-        Exception: whatever the import of the user's module raises.
-    """
-    problem = re.search(r"""given class_path '([\w.]+)': (.*?)(?: - Expected a <class 'NoneType'>.*)?$""", text)
-    path = problem.group(1) if problem else None
-    if path is None:
-        unfit = r"Expected a dot import path string|but is abstract|does not correspond to a subclass of VLM"
-        value = re.search(rf"(?:{unfit}).* Given value: ([\w.]+)$", text)
-        path = value.group(1) if value else None
-    if path is None:
-        return None
-    cls = _class_at(path)
-    if isinstance(cls, str):  # why there is none
-        return f"unknown VLM '{path}'; {cls}"
-    if not (inspect.isclass(cls) and issubclass(cls, VLM)) or inspect.isabstract(cls):
-        return f"'{path}' is no VLM: give a class that implements furl_lightning.vlm.VLM"
-    if problem is None:
-        return None
-    name, text = cls.__name__, problem.group(2)
-    lacking = re.search(r"the following arguments are required: (\w+)", text)
-    if lacking:
-        return f"{key} {name} needs --{key}.{lacking.group(1)}" + (
-            ": a local path, or a name on the Hugging Face Hub" if lacking.group(1) == "path" else ""
-        )
-    unknown = re.search(r"Option '(\w+)' is not accepted", text)
-    if unknown:
-        return f"unknown option '{key}.{unknown.group(1)}'; {name} takes {', '.join(inspect.signature(cls).parameters)}"
-    if text.startswith('Parser key "'):
-        return one_line(text.replace('Parser key "', f'Parser key "{key}.', 1), [])
-    return None
-
-
-def _class_at(path: str) -> Any:
-    """What an import path or the name of one of the package's VLMs names, or why there is none, in words."""
-    known = [name for name in vlm.__all__ if inspect.isclass(getattr(vlm, name)) and name != "VLM"]
-    known = [name for name in known if issubclass(getattr(vlm, name), VLM)]
-    module, _, name = path.rpartition(".")
-    if not module:
-        return getattr(vlm, name) if name in known else f"the nearest is '{nearest(name, known)}'"
-    try:
-        imported = importlib.import_module(module)  # of the user's: what it raises keeps its traceback
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise
-        return f"there is no module {error.name} in the current folder, on PYTHONPATH, or installed"
-    return getattr(imported, name, f"module {module} has no {name}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +12,14 @@ from torch import Tensor
 
 from furl_lightning.analysis.intervals import stratified_bootstrap, task_mean, wilson
 from furl_lightning.commands.arguments import answer, names, parse, parser
+from furl_lightning.commands.precision import warn_of_slow_bfloat16
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
 from furl_lightning.training.evaluation import Evaluator
 from furl_lightning.training.film import Studio, pictures, strip, write_video
 from furl_lightning.training.trained import Trained, load
 from furl_lightning.utils.durable import write_file
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.places import refuse_unwritable
 from furl_lightning.utils.text_table import text_table
 from furl_lightning.vlm import VLM
 
@@ -60,10 +61,11 @@ def _evaluate(argv: list[str]) -> int:
     if arguments.num_workers < 0:
         raise BadInput(f"num_workers must not be negative, but is {arguments.num_workers}")
     trained = load(Path(arguments.ckpt_path), arguments.vlm)
+    if arguments.video:  # nothing else of this is the VLM's work
+        warn_of_slow_bfloat16(trained.module.vlm)
     rows = trained.rows(names(arguments.task))
     out = Path(arguments.out) if arguments.out else trained.folder
-    if out.exists() and not (out.is_dir() and os.access(out, os.W_OK)):
-        raise BadInput(f"{out} is no folder that can be written to; name another with --out")
+    refuse_unwritable(out, "--out")
 
     count = arguments.episodes or EPISODES[arguments.protocol]
     episodes = 1 if trained.data.env_settings.goal == "fixed" else count
@@ -82,7 +84,8 @@ def _evaluate(argv: list[str]) -> int:
 def measure(trained: Trained, rows: Sequence[int], episodes: int, num_workers: int = 0) -> dict[str, Tensor]:
     """Results of the agents at ``rows``, each [K, episodes]; see :meth:`Evaluator.episodes`."""
     data, agents = trained.data, [trained.agents[row] for row in rows]
-    evaluator = Evaluator(agents, data.simulators, num_workers, data.env_settings.reward, data.pixel_size)
+    timeout = data.collection_settings.worker_timeout
+    evaluator = Evaluator(agents, data.simulators, num_workers, data.env_settings.reward, data.pixel_size, timeout)
     try:
         population = DeterministicPolicy(trained.module.built.evaluated_agent, data.frame_stack())
         results = evaluator.episodes(SomeAgents(population, rows, len(trained.agents)), episodes)

@@ -12,16 +12,22 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_dumper, set_parsing_settings
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
-from furl_lightning.commands.arguments import nearest, parse_arguments, vlm_of
-from furl_lightning.commands.config_files import expand, load
+from furl_lightning.commands.arguments import parse_arguments, vlm_of
+from furl_lightning.commands.class_options import begin_anew
+from furl_lightning.commands.class_problem import word_problem
+from furl_lightning.commands.config_files import expand, find, load
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.method.learner import RewardSettings, refuse_contradictions
 from furl_lightning.method.relay import RelaySettings
 from furl_lightning.training.module import FuRLModule
+from furl_lightning.training.saved_settings import WORDS
+from furl_lightning.training.single_device import single_device_trainer
 from furl_lightning.utils.construct import construct
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.nearest import nearest
 
 RUNS = "runs"
 OFFERED = {
@@ -78,14 +84,23 @@ def fit_parser() -> ArgumentParser:
     parser.add_argument(
         "--config",
         action="config",
-        help="A YAML file with options; several are laid over each other; a file may have others as its base.",
+        help="A YAML file, or a name such as mt10 or method/sac; several are laid over each other.",
     )
     parser.add_argument("--name", type=str | None, default=None, help="Name of the run (default: the configs').")
     parser.add_argument("--runs", type=str, default=RUNS, help="Folder in which runs lie, each under its name.")
     parser.add_argument(
-        "--ckpt_path", type=str | None, default=None, help="Resume: 'last', or a checkpoint of the run."
+        "--ckpt_path",
+        type=str | None,
+        default=None,
+        help="Resume: 'last', or a checkpoint of the run. 'auto': start, or go on if there is something.",
     )
     parser.add_argument("--pictures", type=bool, default=True, help="Film strips in TensorBoard at evaluations.")
+    parser.add_argument(
+        "--allow_slow_bfloat16",
+        type=bool,
+        default=False,
+        help="Compute in bfloat16 as asked for, even where that is slower than float32.",
+    )
     skipped = set(inspect.signature(Trainer.__init__).parameters) - OFFERED - {"self"}
     parser.add_class_arguments(Trainer, "trainer", skip=skipped, instantiate=False, fail_untyped=False)
     parser.add_class_arguments(FuRLModule, "model")
@@ -132,7 +147,7 @@ def read_arguments(argv: Sequence[str]) -> FitArguments:
             run[name] = None if value == "null" else value
             expanded += [option, value]
             continue
-        stems.append(Path(value).stem)
+        stems.append(find(value).stem)
         for file in expand([value]):
             settings = load(file)
             run.update({key: settings[key] for key in run if key in settings})
@@ -148,10 +163,13 @@ def parse_fit(argv: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
         BadInput: an option that does not exist, or a value that cannot be.
     """
     parser = fit_parser()
-    config = parse_arguments(parser, argv, _explain)
+    config = parse_arguments(parser, begin_anew(argv), _explain)
     devices = config.trainer.devices
     if (isinstance(devices, int) and devices > 1) or (isinstance(devices, list) and len(devices) > 1):
         raise BadInput(ONE_DEVICE)
+    for option, words in WORDS.items():
+        if problem := word_problem(option, config[option], words):
+            raise BadInput(problem)
     if str(config.trainer.precision) not in PRECISIONS:
         raise BadInput(
             f"trainer.precision must be 32-true or bf16-mixed, not {config.trainer.precision}: float16 would need "
@@ -209,9 +227,18 @@ def make_trainer(config: Namespace) -> Trainer:
     """Lightning's trainer of a configuration.
 
     Raises:
-        BadInput: it would train on several devices.
+        BadInput: it would train on several devices, or has a plugin for a job of several processes; there is no such
+            device here, or a logger's package is not installed.
     """
-    trainer: Trainer = construct(Trainer, config.trainer, **FIXED)
+    folder = Path(str(config.runs)) / str(config.name)
+    try:
+        trainer = single_device_trainer({**vars(config.trainer), **FIXED}, folder)
+    except MisconfigurationException as error:
+        raise BadInput(f"trainer: {error}") from error
+    except ModuleNotFoundError as error:
+        if error.name is not None:  # an import failed, not Lightning's look at what is installed
+            raise
+        raise BadInput(f"trainer: {error}") from error
     if trainer.num_devices != 1:
         raise BadInput(ONE_DEVICE)
     return trainer

@@ -17,6 +17,7 @@ from furl_lightning.envs.simulator import Expert, GoalMode, Simulator, Simulator
 from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
 from furl_lightning.training.film import Film, pictures, strip, write_video
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.places import refuse_unwritable
 from furl_lightning.utils.text_table import text_table
 
 FPS = 20
@@ -40,8 +41,7 @@ def _oracle(argv: list[str]) -> int:
     tasks, seeds, out = task_names(names(arguments.tasks)), arguments.seeds, Path(arguments.out)
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds must be different whole numbers from 0 on, at least one, not {seeds}")
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file; choose another --out")
+    refuse_unwritable(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     agents = [Agent(task, seed) for task in tasks for seed in seeds]

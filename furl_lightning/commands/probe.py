@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from furl_lightning.analysis.figures import draw_rewards, png
@@ -17,16 +18,21 @@ from furl_lightning.analysis.html_page import Page
 from furl_lightning.analysis.probe import MEASURES, ScoredEpisode, measure
 from furl_lightning.analysis.tables import Measures, measures_table, write_probe
 from furl_lightning.commands.arguments import answer, names, parse, parser
+from furl_lightning.commands.precision import warn_of_slow_bfloat16
 from furl_lightning.envs.episodes import Episode, Manner, record
 from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
 from furl_lightning.tasks import INSTRUCTIONS, Agent, task_names
 from furl_lightning.training.trained import Trained, load
+from furl_lightning.utils.durable import is_other, write_folder
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.places import refuse_unwritable
 from furl_lightning.utils.text_table import text_table
 from furl_lightning.vlm import VLM, Embedded
-from furl_lightning.vlm.prompts import Prompt, embed_prompts, text_of
+from furl_lightning.vlm.prompts import Prompt, embed_prompt, text_of
 
 MANNERS: tuple[Manner, ...] = get_args(Manner)
+MARK = "probe.csv"
+"""The file by which a folder is known as a probe."""
 EVERY = 2
 """Environment steps between frames; the embedded model's card uses the same."""
 
@@ -54,26 +60,42 @@ class Subject:
         """Each once, in the order of the agents."""
         return list(dict.fromkeys(agent.task for agent in self.agents))
 
+    def instruction(self, task: str) -> Tensor:
+        """The VLM's embedding of a task's sentence, float32 [width].
+
+        Raises:
+            BadInput: a sentence that the VLM cannot read.
+        """
+        option = f"prompts.{task}" if self.trained is None else f"data.prompts.{task}"
+        return embed_prompt(self.vlm, self.instructions[task], option)
+
 
 def _probe(argv: list[str]) -> int:
     options = parser("furl-probe", "Measure how well a VLM's reward orders and tells apart scripted experts' episodes.")
     options.add_argument("--tasks", nargs="+", type=str, default=None, help="Tasks or sets (mt10; the checkpoint's).")
     options.add_argument("--vlm", type=VLM | None, default=None, help="The VLM, as in furl-fit's model.vlm (Embedded).")
     options.add_argument("--ckpt_path", type=str | None, default=None, help="Also measure this run's own reward.")
-    options.add_argument("--prompts", type=dict[str, str] | None, default=None, help="Sentences by task: {reach: go}.")
+    options.add_argument(
+        "--prompts", type=dict[str, Prompt] | None, default=None, help="Sentences by task: {reach: go}."
+    )
     options.add_argument("--seeds", type=list[int] | None, default=None, help="Of the placements ([0, 1]).")
     options.add_argument("--goal", type=GoalMode | None, default=None, help="Goal mode of the episodes (fixed).")
     options.add_argument("--processes", type=int, default=2, help="Processes that play and render the episodes.")
     options.add_argument("--out", type=str, default="probe", help="Folder for index.html, probe.csv and the figures.")
     arguments = parse(options, argv)
     out = Path(arguments.out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "probe.csv").exists())):
+    refuse_unwritable(out, "--out")
+    if is_other(out, MARK):
         raise BadInput(f"{out} holds something else than a probe; choose another --out")
     if arguments.processes < 1:
         raise BadInput(f"processes must be at least 1, not {arguments.processes}")
     tasks = None if arguments.tasks is None else task_names(names(arguments.tasks))
     subject = _of_vlm(arguments, tasks) if arguments.ckpt_path is None else _of_checkpoint(arguments, tasks)
-    print(write(out, subject, play(subject, arguments.processes)))
+    warn_of_slow_bfloat16(subject.vlm)
+    for task in subject.tasks:
+        subject.instruction(task)  # refuses what the VLM cannot read
+    episodes = play(subject, arguments.processes)
+    print(write_folder(out, MARK, lambda folder: write(folder, subject, episodes)))
     print(f"written: {out / 'index.html'}, {out / 'probe.csv'}, and a figure of each task")
     return 0
 
@@ -136,7 +158,7 @@ Scored = dict[tuple[Agent, Manner], ScoredEpisode]
 
 def score(subject: Subject, task: str, episodes: Mapping[tuple[Agent, Manner], Episode]) -> dict[str, Scored]:
     """One task's episodes by kind of reward: zero-shot, and the run's own where that is another."""
-    instruction = embed_prompts(subject.vlm, [subject.instructions[task]])
+    instruction = subject.instruction(task)
     zero_shot = {
         (agent, manner): ScoredEpisode.zero_shot(subject.vlm, task, episode, instruction)
         for (agent, manner), episode in episodes.items()
@@ -168,10 +190,9 @@ def write(out: Path, subject: Subject, episodes: Mapping[tuple[Agent, Manner], E
             {kind: values[task] for kind, values in measures.items()},
         )
         pictures[task] = png(figure)
-    out.mkdir(parents=True, exist_ok=True)
     for task, picture in pictures.items():
         (out / f"{task}.png").write_bytes(picture)
-    write_probe(out / "probe.csv", measures)
+    write_probe(out / MARK, measures)
     _page(subject, measures, pictures).write(out / "index.html")
     tables = {f"{kind} reward": measures_table(values) for kind, values in measures.items()}
     texts = [text_table(table.header, table.rows, title, table.ruled) + "\n" for title, table in tables.items()]

@@ -19,14 +19,19 @@ from furl_lightning.analysis.tables import (
     dense_table,
     efficiency_table,
     final_table,
+    machine_table,
     write_report,
 )
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.runs.read import NoRun, Run, labels, read
 from furl_lightning.tasks import task_names
+from furl_lightning.utils.durable import is_other, write_folder
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.places import refuse_unwritable
 from furl_lightning.utils.text_table import text_table
 
+MARK = "table.csv"
+"""The file by which a folder is known as a report."""
 ABOUT_TABLE = (
     "Success in % at the last step of an episode, at each run's last evaluation: mean over seeds ± standard deviation "
     "(n - 1). Columns marked 'published' are not ours: mean over MT10, 1,000,000 steps, 5 seeds, another VLM (LIV)."
@@ -45,6 +50,7 @@ ABOUT_TRAINING = (
 )
 ABOUT_EFFICIENCY = "Environment steps per agent at the first evaluation whose mean over seeds is at least so high."
 ABOUT_CLOCK = "Wall time of the steps made, all runs of a method added up."
+ABOUT_MACHINES = "What the steps were made with, by each run's machine.yaml."
 ABOUT_DENSE = (
     "Not ours: success in % over MT10 with random goals and Meta-World's dense reward, 3 seeds, as published by "
     "TD-MPC2; a reference for what the tasks allow."
@@ -66,7 +72,8 @@ def _report(argv: list[str]) -> int:
     )
     arguments = parse(options, argv)
     out = Path(arguments.out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "table.csv").exists())):
+    refuse_unwritable(out, "--out")
+    if is_other(out, MARK):
         raise BadInput(f"{out} holds something else than a report; choose another --out")
     tasks = None if arguments.tasks is None else task_names(names(arguments.tasks))
     runs, absent = _read([Path(folder) for folder in arguments.runs])
@@ -79,7 +86,7 @@ def _report(argv: list[str]) -> int:
             "data.evaluation.every steps and at its end"
         )
     notes = absent + caveats(methods, tasks)
-    print(write(out, methods, tasks, notes))
+    print(write_folder(out, MARK, lambda folder: write(folder, methods, tasks, notes)))
     for note in notes:
         print(f"missing: {note}", file=sys.stderr)
     print(f"written: {out / 'index.html'}, and tables (.csv) and figures (.png) beside it")
@@ -130,7 +137,6 @@ def _names(runs: Sequence[Run], label_options: Sequence[str]) -> list[str]:
 
 def write(out: Path, methods: Sequence[Method], tasks: Sequence[str], notes: Sequence[str]) -> str:
     """Write the report's files; returns its tables as text."""
-    out.mkdir(parents=True, exist_ok=True)
     totals = {method: method.aggregate(tasks) for method in methods}
     write_report(out, methods, tasks, totals)
     page = Page("furl-report")
@@ -161,6 +167,8 @@ def write(out: Path, methods: Sequence[Method], tasks: Sequence[str], notes: Seq
         add_figure(f"aggregate-{goal}.png", draw_aggregates(rivals, totals), ABOUT_AGGREGATE, rivals)
         add(ABOUT_EFFICIENCY, "steps to a success rate", efficiency_table(rivals, tasks))
         add(ABOUT_CLOCK, "wall clock", clock_table(rivals))
+        if any(method.made_with() for method in rivals):
+            page.table(ABOUT_MACHINES, *machine_table(rivals))
     page.heading("Published, with dense reward")
     page.table(ABOUT_DENSE, *dense_table())
     page.write(out / "index.html")

@@ -19,6 +19,8 @@ from furl_lightning.replay.buffer import ReplayBuffer
 from furl_lightning.utils.durable import write_file
 from furl_lightning.utils.errors import BadInput
 
+RINGS = "rings"
+"""The folder of the files, beside the checkpoints."""
 STEPS_PER_FILE = 5_000
 BYTES_PER_FILE = 64 * 2**20
 """Of steps in a file, and as many of frames: the contents of a file are put together in memory."""
@@ -61,7 +63,7 @@ class Journal:
             until = written.minimum(frames + frames_per_file) if end == replay.steps_written else frames
             arrays = {name: values.cpu() for name, values in replay.steps(step, end).items()} if end > step else {}
             arrays |= memory.frames(frames, until)
-            file, digest = _write(arrays, self.folder, f"rings/{step:09d}-{end:09d}")
+            file, digest = _write(arrays, self.folder, f"{RINGS}/{step:09d}-{end:09d}")
             counts = [frames.tolist(), until.tolist()]
             self.entries.append({"file": file, "sha256": digest, "start": step, "end": end, "frames": counts})
             step, frames = end, until
@@ -86,10 +88,12 @@ def verify(entries: list[dict[str, Any]], folder: Path) -> None:
     """Check a checkpoint's files under ``folder``.
 
     Raises:
-        DamagedFile: one is missing, or its contents are not those that were saved.
+        DamagedFile: one is missing or elsewhere, or its contents are not those that were saved.
     """
     for entry in entries:
         path = folder / entry["file"]
+        if path.parent != folder / RINGS:
+            raise DamagedFile(f"a checkpoint in {folder} names {path}: its files lie in {folder / RINGS}")
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

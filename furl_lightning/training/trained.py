@@ -16,6 +16,7 @@ from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.tasks import Agent, task_names
 from furl_lightning.training.identity import OtherRun, refuse_other_run
 from furl_lightning.training.module import FuRLModule
+from furl_lightning.training.saved_settings import NoSettings, safe_settings
 from furl_lightning.utils.construct import construct
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import VLM
@@ -78,30 +79,31 @@ def load(path: Path, vlm: VLM | None = None) -> Trained:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         weights: dict[str, Tensor] = saved["state_dict"]
+        shapes = {name: values.shape for name, values in weights.items()}
         env_steps = int(saved["FuRLDataModule"]["env_steps"])
     except Exception:
         raise BadInput(f"{path} is damaged or no checkpoint of furl-fit") from None
-    settings = saved.get("settings") or _written_beside(path)
-    if vlm is not None:
-        settings["model"]["vlm"] = vlm
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(FuRLModule, "model")
     parser.add_class_arguments(FuRLDataModule, "data")
+    replaced = () if vlm is None else ("model.vlm",)
     try:
+        settings = safe_settings(saved.get("settings") or _written_beside(path), parser, path, replaced, "--vlm")
+        if vlm is not None:
+            settings.setdefault("model", {})["vlm"] = vlm
         config = parser.parse_object(settings)
-    except ArgumentError as error:
+    except (ArgumentError, NoSettings) as error:
         raise _other_version(path, saved, str(error)) from error
     data: FuRLDataModule = construct(FuRLDataModule, config.data)
     module: FuRLModule = construct(FuRLModule, config.model)
     module.agree(data)
     module.build(data)
     ours = {name: values.shape for name, values in module.state_dict().items()}
-    theirs = {name: values.shape for name, values in weights.items()}
-    different = sorted(ours.items() ^ theirs.items(), key=str)
+    different = sorted(ours.items() ^ shapes.items(), key=str)
     if different:
         raise _other_version(path, saved, f"{different[0][0]} differs")
     try:
-        refuse_other_run(saved, module.identity(data))
+        refuse_other_run(saved, module.identity(data), goes_on=False)
     except OtherRun as error:
         raise BadInput(f"{path}: {error}") from error
     module.load_state_dict(weights)
@@ -124,5 +126,8 @@ def _written_beside(path: Path) -> dict[str, Any]:
 
 
 def _other_version(path: Path, saved: dict[str, Any], difference: str) -> BadInput:
+    difference = " ".join(difference.split())
     theirs = saved.get("version", "an older version")
+    if theirs == __version__:
+        return BadInput(f"{path} has been changed since furl-fit wrote it, and cannot be used like this: {difference}")
     return BadInput(f"{path} was written by furl_lightning {theirs}, this is {__version__}: {difference}")

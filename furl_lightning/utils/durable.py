@@ -7,8 +7,12 @@ at every moment a reader sees the old contents or the new ones.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 PART = ".part"
 """Ending of a file that is being written; left behind by a crash, it means nothing."""
@@ -65,3 +69,33 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_folder(folder: Path, mark: str, write: Callable[[Path], T]) -> T:
+    """Let ``write`` fill a folder of its own, then move its files to ``folder``, the one named ``mark`` before others.
+
+    So a crash leaves a folder that :func:`is_other` still takes for one of the kind. Returns what ``write`` does.
+
+    Raises:
+        OSError: the disk is full or the like.
+    """
+    make_folder(folder)
+    parts = folder / PART
+    shutil.rmtree(parts, ignore_errors=True)
+    try:
+        parts.mkdir()
+        result = write(parts)
+        for part in sorted(parts.iterdir(), key=lambda part: part.name != mark):
+            flush(part)
+            os.replace(part, folder / part.name)
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+    flush(folder)
+    return result
+
+
+def is_other(folder: Path, mark: str) -> bool:
+    """Whether there is something at ``folder`` that :func:`write_folder` has not written with this mark."""
+    if not folder.is_dir():
+        return folder.exists()
+    return not (folder / mark).exists() and any(path.name != PART for path in folder.iterdir())
