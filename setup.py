@@ -1,13 +1,27 @@
 """Packaging of furl_lightning."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "furl_lightning/__init__.py").read_text())
 assert VERSION is not None
+
+
+class BuildWithConfigurations(build_py):
+    """An installed package has the configurations within; a checkout, editable installs too, has them beside it."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            folder = Path(self.build_lib) / "furl_lightning/conf"
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier build
+            shutil.copytree(HERE / "conf", folder)
+
 
 setup(
     name="furl_lightning",
@@ -19,32 +33,33 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["furl_lightning", "furl_lightning.*"]),
     package_data={"furl_lightning": ["vlm/embedded/*", "py.typed"]},
-    install_requires=[
+    cmdclass={"build_py": BuildWithConfigurations},
+    install_requires=[  # lower bounds are the versions of tests/lowest.txt, which tox -e lowest tests
         "torch==2.13.*",  # another range installs another, much larger build
         "torchrl==0.14.*",
-        "tensordict==0.14.*",
+        "tensordict>=0.14.2,<0.15",
         "pytorch-lightning==2.6.*",
-        "jsonargparse[omegaconf,signatures]>=4.49",
-        "omegaconf>=2.3",
-        "metaworld==3.1.*",
+        "jsonargparse[omegaconf,signatures]>=4.51",
+        "omegaconf>=2.4",
+        "metaworld>=3.1.1,<3.2",
         "mujoco>=3.3",
-        "transformers==5.*",
-        "safetensors",
-        "sentencepiece",  # the tokenizer of SigLIP
-        "protobuf",  # which the transformers library asks for beside it
-        "tensorboard",
-        "imageio",
-        "matplotlib",
-        "jaxtyping",
-        "numpy",
-        "pillow",
-        "pyyaml",
-        "rich",
-        "scipy",
-        "tqdm",
+        "transformers>=5.6,<6",
+        "safetensors>=0.4.3",
+        "sentencepiece>=0.1.98",  # the tokenizer of SigLIP
+        "protobuf>=6.31.1",  # which the transformers library asks for beside it
+        "tensorboard>=2.21",
+        "imageio>=2.22",
+        "matplotlib>=3.7",
+        "jaxtyping>=0.2.25",
+        "numpy>=1.23.5",
+        "pillow>=10.1",
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "scipy>=1.10",
+        "tqdm>=4.60",
     ],
     extras_require={
-        "test": ["beartype", "pytest", "pytest-xdist"],
+        "test": ["beartype>=0.17", "pytest>=7.0", "pytest-xdist>=3.0.2"],
         "lint": ["ruff==0.15.*", "mypy==2.4.*", "import-linter==2.*", "pytest", "types-PyYAML", "types-tqdm"],
         "notebooks": ["nbclient", "nbformat", "ipykernel"],
         "ray": ["ray>=2.50,<3", "fsspec"],  # furl-sweep; object stores want their own: s3fs, gcsfs, adlfs

@@ -335,7 +335,7 @@ def make_vlm(name: str, folder: Path, precision: Precision) -> tuple[VLM, list[s
         "rn50": ["--model.vlm", "CLIPResNet", "--model.vlm.path", str(folder / "weights.pt")],
     }[name]
     options += ["--model.vlm.tokenizer", str(folder)] if name == "rn50" else []
-    return vlm, [*options, "--model.vlm.precision", precision]
+    return vlm, [*options, "--model.vlm.precision", precision, "--allow_slow_bfloat16", "true"]
 
 
 def draw(rows: Sequence[Row], vlm: str, path: Path) -> None:

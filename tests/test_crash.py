@@ -482,11 +482,12 @@ def test_workers_do_not_outlive_the_parent(
         code = (
             "import os\n"
             "from furl_lightning.envs.fleet import Fleet, SimulatorSettings\n"
+            "from furl_lightning.envs.workers import Workers\n"
             "from furl_lightning.tasks import Agent\n"
-            "def receive(fleet):\n"
-            "    print(*(process.pid for process in fleet._processes), flush=True)\n"
+            "def receive(workers, *args):\n"
+            "    print(*(process.pid for process in workers._processes), flush=True)\n"
             f"    {end}\n"
-            "Fleet._receive = receive\n"
+            "Workers._receive = receive\n"
             "if __name__ == '__main__':\n"
             "    Fleet([Agent('reach', 0), Agent('reach', 1)], SimulatorSettings(), 2)\n"
         )

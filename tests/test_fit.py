@@ -51,7 +51,7 @@ def test_every_tag_is_there_for_every_task(run: Run, tmp_path: Path) -> None:
     assert {f"perf/{tag}" for tag in RUN_TAGS} <= scalars
     assert [event.step for event in events.Scalars("train/success")] == [50]
     assert sorted(p.name for p in (tmp_path / "tags").iterdir() if "tfevents" not in p.name) == [
-        ".lock", "checkpoints", "config.yaml", "goals", "hparams.yaml", "metrics.csv",
+        ".lock", "checkpoints", "config.yaml", "goals", "hparams.yaml", "machine.yaml", "metrics.csv",
     ]  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_a_run_folder_is_never_reused(run: Run, tmp_path: Path, capsys: pytest.C
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "taken").rglob("*")}
     argv = ["--runs", str(tmp_path), "--name", "taken"]
     for flags, message in (
-        ([], "exists already; resume it with --name taken --ckpt_path last, or choose another --name"),
+        ([], "exists already; resume it with --name taken --ckpt_path auto, or choose another --name"),
         (["--ckpt_path", "last"], "give a larger --data.env_steps than 50"),
         (["--ckpt_path", "last", "--data.seeds", "[3]"], "drawer-close/3, the checkpoint's is drawer-close/0"),
         (["--ckpt_path", "last", "--data.env.goal", "random"], "data.env.goal is random, the checkpoint's is fixed"),

@@ -19,10 +19,11 @@ import yaml
 from safetensors.torch import load_file
 
 from furl_lightning.commands.fit import fit
+from furl_lightning.sweep.board import LOST, Board
 from furl_lightning.sweep.command import sweep
 from furl_lightning.sweep.plan import Sweep, shares
 from furl_lightning.sweep.run_storage import RunStorage
-from furl_lightning.sweep.trial import Place, TrialFailed, TrialRefused, newest_whole, run, steps_made
+from furl_lightning.sweep.trial import Place, TrialFailed, TrialRefused, newest_whole, run, steps_made, why
 from furl_lightning.training.checkpoint import load_checkpoint
 
 from .conftest import assert_same
@@ -148,6 +149,22 @@ def test_a_killed_worker_changes_nothing(folder: Path, undisturbed: Path) -> Non
     assert_as_undisturbed(driver, undisturbed)
 
 
+def test_the_table_names_why_an_attempt_failed(folder: Path, undisturbed: Path) -> None:
+    driver = Driver(folder, "--name", "named", "--num_cpus", "1", "--methods", "{furl: []}", "--seeds", "[0]")
+    name = driver.wait(lambda trials: in_training(driver.folder, trials))
+    first = driver.trials()[name]["pid"]
+    os.kill(first, signal.SIGKILL)
+    again = driver.wait(lambda trials: trials[name]["attempts"] == 2 and trials[name]["state"] == "running" and trials)
+    assert again[name]["why"] == "killed by signal 9 (SIGKILL)" and again[name]["pid"] != first
+    status, output = driver.end()
+    assert status == 0, output
+    assert f"{name}  waiting: killed by signal 9 (SIGKILL)" in output
+    assert (
+        "finished         100          2   127.0.0.1" in output and "; before: killed by signal 9 (SIGKILL)" in output
+    )
+    assert_as_undisturbed(driver, undisturbed)
+
+
 def test_a_stopped_sweep_goes_on_without_what_is_finished(folder: Path, undisturbed: Path) -> None:
     flags = ["--name", "stopped", "--num_cpus", "1", "--methods", "{furl: []}"]
     driver = Driver(folder, *flags)
@@ -254,8 +271,63 @@ def test_a_trial_tells_what_can_be_tried_again(folder: Path, tmp_path: Path) -> 
             os.kill(pid, signal.SIGKILL)
         return False
 
-    with pytest.raises(TrialFailed, match="furl-fit ended with status -9"):
+    with pytest.raises(TrialFailed, match=r"^killed by signal 9 \(SIGKILL\)$"):
         run(trial, Place(tmp_path, None, tmp_path, 1, False), kill)
+
+
+TRACKER = """
+/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 2 leaked
+  warnings.warn('resource_tracker: There appear to be %d '
+"""
+TRACEBACK = """Traceback (most recent call last):
+  File "learner.py", line 3, in update
+    loss.backward()
+RuntimeError: no room
+ for 3 GB
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "reason"),
+    [
+        (-signal.SIGKILL, f"furl-fit: no checkpoint of step 5: disk full\n{TRACKER}", "killed by signal 9 (SIGKILL)"),
+        (-40, "", "killed by signal 40 (no name)"),
+        (
+            1,
+            f"{TRACEBACK}furl-fit: worker 1 failed\n{TRACKER}",
+            "furl-fit: worker 1 failed",
+        ),
+        (1, f"furl-fit: no checkpoint of step 5\n{TRACEBACK}{TRACKER}", "RuntimeError: no room"),
+        (
+            2,
+            f"furl-fit: seeds is empty\nException ignored in: <EGL>\n{TRACEBACK}",
+            "furl-fit: seeds is empty",
+        ),
+        (3, TRACKER, "furl-fit ended with status 3"),
+    ],
+)
+def test_why_an_attempt_failed(status: int, log: str, reason: str, tmp_path: Path) -> None:
+    before = f"furl-fit: of the attempt before\n{TRACEBACK}"
+    (tmp_path / "log").write_text(before + log)
+    assert why(status, tmp_path / "log", len(before)) == reason
+
+
+def test_the_board_hears_who_runs() -> None:
+    """What an attempt says when the next has begun does not make that one wait; one that is lost is named."""
+    board = Board()
+    board.begin("trial", "first", "a")
+    board.report("trial", "first", 17, 50)
+    board.begin("trial", "second", "b")
+    board.report("trial", "first", 17, 60)
+    board.end("trial", "first", "killed")
+    notice = board.read()[1]["trial"]
+    assert (notice.worker, notice.node, notice.pid, notice.env_steps, notice.attempts) == ("second", "b", None, 50, 2)
+    assert notice.why == LOST
+    board.end("trial", "second", "killed by signal 9")
+    board.begin("trial", "third", "a")
+    assert (notice.worker, notice.why) == ("third", "killed by signal 9")
+    board.end("trial", "third", "")
+    assert (notice.worker, notice.attempts, notice.why) == (None, 3, "killed by signal 9")
 
 
 # -- what cutting a population changes
@@ -355,7 +427,7 @@ BAD = {
     "--gpus=-1": "gpus must be a share below 1 or a whole number, not -1",
     "--retries=-1": "retries must not be negative, but is -1",
     "--storage nosuch://bucket": "storage: ",
-    "--name a/b": "--name must be a plain folder name such as 'paper', not 'a/b'",
+    "--name a/b": "--name must be a plain folder name such as 'mt10', not 'a/b'",
     "--resume": "there is no sweep to go on with in ",
     "--address ray://127.0.0.1:1": "--address takes auto or HOST:PORT",
     "--address 127.0.0.1:1": "no Ray at 127.0.0.1:1: nothing listens there; give the address that ray start --head ",

@@ -22,7 +22,7 @@ with Screen("many", ledger) as screen:
     for trial in trials:
         ledger.states[trial.name].state = "running"
         screen.show()
-        ledger.states[trial.name].end("failed", "[why]")
+        ledger.states[trial.name].end("failed", "killed [9]")
         screen.show()
 """
 
@@ -45,7 +45,9 @@ def test_a_terminal_shows_what_fits_and_keeps_the_whole_table(tmp_path: Path) ->
     *screens, table = output.decode().split("many: ")
     assert all(screen.count("\n") <= 10 for screen in screens)
     assert table.splitlines()[0] == "0 finished, 20 failed"
-    assert [line.split()[:2] for line in table.splitlines()[3:]] == [[f"t{i}", "failed"] for i in range(20)]
+    assert [line.split() for line in table.splitlines()[3:]] == [
+        [f"t{i}", "failed", "0", "0", "killed", "[9]"] for i in range(20)
+    ]
 
 
 def test_elsewhere_each_change_of_state_is_a_line(tmp_path: Path) -> None:
@@ -53,5 +55,5 @@ def test_elsewhere_each_change_of_state_is_a_line(tmp_path: Path) -> None:
     lines = output.stdout.splitlines()
     assert len(lines) == 2 * 20 + 3 + 20
     assert lines[0].endswith("  t0  running on   [0 finished, 1 running, 19 waiting]")
-    assert lines[1].endswith("  t0  failed: [why]  [0 finished, 19 waiting, 1 failed]")
+    assert lines[1].endswith("  t0  failed: killed [9]  [0 finished, 19 waiting, 1 failed]")
     assert lines[40] == "many: 0 finished, 20 failed"

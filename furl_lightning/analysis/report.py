@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from furl_lightning.analysis.intervals import Interval, interquartile_mean, stratified_bootstrap, task_mean
+from furl_lightning.runs.machine import CHANGES_UNNOTICED
 from furl_lightning.runs.read import Run
 from furl_lightning.tasks import Agent
 from furl_lightning.utils.errors import BadInput
@@ -80,6 +81,15 @@ class Method:
     def seeds(self, tasks: Sequence[str] | None = None) -> set[int]:
         """Its seeds, on some tasks or all."""
         return {agent.seed for agent in self.agents() if tasks is None or agent.task in tasks}
+
+    def made_with(self) -> dict[str, list[str]]:
+        """Versions of libraries, devices and renderers of its runs, each once, by the library's name and the like."""
+        values: dict[str, list[str]] = {}
+        for entry in (entry for run in self.runs for entry in run.machines):
+            for name, value in entry.items():
+                if name != "env_steps" and str(value) not in values.setdefault(name, []):
+                    values[name].append(str(value))
+        return values
 
     def success(self, agent: Agent) -> dict[int, float]:
         """An agent's success at each evaluation, by environment steps."""
@@ -212,7 +222,20 @@ def caveats(methods: Sequence[Method], tasks: Sequence[str]) -> list[str]:
                 f"{goal} goals: last evaluations were made after different numbers of steps, "
                 f"{min(last):,} to {max(last):,}: the final table compares unlike training"
             )
+        notes += _unlike_machines(goal, rivals)
         single = [name for name, numbers in seeds.items() if len(numbers) == 1]
         if single:
             notes.append(f"{goal} goals: {', '.join(single)} has one seed: no interval over seeds can be given")
+    return notes
+
+
+def _unlike_machines(goal: str, rivals: Sequence[Method]) -> list[str]:
+    """Notes of what runs that are compared were not all made with."""
+    made_with = {method.name: method.made_with() for method in rivals}
+    notes = []
+    for name in dict.fromkeys(name for values in made_with.values() for name in values):
+        values = {method: all_of[name] for method, all_of in made_with.items() if name in all_of}
+        if name not in CHANGES_UNNOTICED and len({value for each in values.values() for value in each}) > 1:
+            listed = ", ".join(f"{' and '.join(each)} ({method})" for method, each in values.items())
+            notes.append(f"{goal} goals: runs were made with another {name}: {listed}")
     return notes

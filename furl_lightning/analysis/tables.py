@@ -91,6 +91,14 @@ def clock_table(methods: Sequence[Method]) -> Table:
     return Table(["method", "runs", "environment steps", "hours", "steps per second"], rows)
 
 
+def machine_table(methods: Sequence[Method]) -> Table:
+    """What the methods' runs were made with: a row for each library, for the device and the renderer."""
+    made_with = [method.made_with() for method in methods]
+    names = dict.fromkeys(name for values in made_with for name in values)
+    rows = [[name, *(", ".join(values.get(name, ["-"])) for values in made_with)] for name in names]
+    return Table(["made with", *(method.name for method in methods)], rows)
+
+
 def dense_table() -> Table:
     """Published success with dense reward."""
     header = ["method", *(f"{steps:,} steps" for steps in PUBLISHED_STEPS)]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from furl_lightning.runs.lock import LOCK, OWNER, locked
 from furl_lightning.utils.durable import write_file
 from furl_lightning.utils.errors import BadInput
+
+AUTO = "auto"
+"""In the place of a checkpoint: go on if there is one, else start."""
 
 
 class FolderRefused(BadInput):
@@ -25,11 +26,10 @@ class RunFolder:
     """
 
     def __init__(self, runs: Path, name: str) -> None:
-        if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
-            raise FolderRefused(f"--name must be a plain folder name such as 'mt10', not '{name}'")
         self.path = runs / name
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.csv"
+        self.machine = self.path / "machine.yaml"
         self.checkpoints = self.path / "checkpoints"
 
     def refuse_if_taken(self) -> None:
@@ -39,11 +39,7 @@ class RunFolder:
             FolderRefused: it holds something else.
         """
         if self.path.exists() and any(not self._is_left_by_a_start(path) for path in self.path.iterdir()):
-            resume = (
-                f"resume it with --name {self.path.name} --ckpt_path last, or "
-                if (self.checkpoints / "last.ckpt").exists()
-                else ""
-            )
+            resume = f"resume it with --name {self.path.name} --ckpt_path auto, or " if self.newest_checkpoint() else ""
             raise FolderRefused(f"the run folder {self.path} exists already; {resume}choose another --name")
 
     def _is_left_by_a_start(self, path: Path) -> bool:
@@ -51,10 +47,21 @@ class RunFolder:
         if path == self.checkpoints:
             return not any(path.glob("*.ckpt"))
         return (
-            path.name in (".lock", "goals", "replay", "hparams.yaml")
+            path.name in (LOCK, OWNER, "goals", "replay", "hparams.yaml", "machine.yaml")
             or path.name.startswith("events.out.tfevents")
             or path.name.startswith("config")
         )
+
+    def refuse_links(self) -> None:
+        """A run goes on in its files, so none of them may be a link to one elsewhere: the folder may be a stranger's.
+
+        Raises:
+            FolderRefused: one is.
+        """
+        here = self.path.resolve()
+        for path in self.path.iterdir():
+            if path.is_symlink() and not path.is_dir() and not path.resolve().is_relative_to(here):
+                raise FolderRefused(f"{path} is a link to {path.resolve()}; for the run to go on, copy the file")
 
     def newest_config(self) -> Path | None:
         """The last of config.yaml, config-2.yaml and so on, None where there is none."""
@@ -77,6 +84,12 @@ class RunFolder:
         number = config.stem.removeprefix("config").removeprefix("-")
         return int(number) if number.isdecimal() else 1
 
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint file that ``auto`` goes on from, None where there is none."""
+        last = self.checkpoints / "last.ckpt"
+        # The very first save may have been cut off before its file got this name too.
+        return last if last.is_file() else max(self.checkpoints.glob("step-*.ckpt"), default=None)
+
     def checkpoint(self, name: str) -> Path:
         """The checkpoint file to resume from: ``last`` or a path.
 
@@ -86,45 +99,16 @@ class RunFolder:
         path = self.checkpoints / "last.ckpt" if name == "last" else Path(name)
         if not path.is_file():
             others = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-            hint = f"there are: {', '.join(others)}" if others else "start the run without --ckpt_path"
+            start = "start the run with --ckpt_path auto, or without it"
+            hint = f"there are: {', '.join(others)}" if others else start
             raise FolderRefused(f"no checkpoint at {path}; {hint}")
         return path
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """A context that locks the folder for this process.
-
-        The lock is released explicitly, not by closing its file: a child forked in between has that file open too.
+    def locked(self) -> AbstractContextManager[None]:
+        """A context that has the folder, which is made, for this process.
 
         Raises:
-            FolderRefused: another process is writing to it.
+            FolderInUse: another process is writing to it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
-                raise FolderRefused(
-                    f"the run folder {self.path} is in use by process {owner}; choose another --name"
-                ) from None
-            try:
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process has locked this ``.lock``; one on another machine counts where the file system shares locks."""
-    try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+        return locked(self.path)

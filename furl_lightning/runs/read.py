@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from furl_lightning.runs.folder import RunFolder, is_locked
+from furl_lightning.runs.folder import RunFolder
+from furl_lightning.runs.lock import is_locked
+from furl_lightning.runs.machine import read_machines
 from furl_lightning.runs.metrics_csv import HEADER
 from furl_lightning.tasks import Agent, UnknownTask, task_names
 from furl_lightning.utils.errors import BadInput
@@ -40,6 +42,8 @@ class Run:
     seconds: float
     """Wall time of the steps made, without those that a resumed run made twice."""
     running: bool
+    machines: list[dict[str, Any]] = field(default_factory=list)
+    """What its steps were made with, see :mod:`furl_lightning.runs.machine`; none where it was not recorded."""
 
     @property
     def goal(self) -> str:
@@ -107,7 +111,8 @@ def read(folder: Path) -> Run:
             elif tag == "perf/env_steps_per_s" and value > 0:
                 seconds += (steps - before) * len(agents) / value
                 before = steps
-    return Run(folder, settings, agents, success, training, reached, seconds, is_locked(folder / ".lock"))
+    running, machines = is_locked(folder), read_machines(folder / "machine.yaml")
+    return Run(folder, settings, agents, success, training, reached, seconds, running, machines)
 
 
 def _read_config(path: Path) -> tuple[Configuration, list[Agent]]:

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from furl_lightning.commands.arguments import answer, parse, parser
+from furl_lightning.commands.config_files import with_paths
 from furl_lightning.commands.report import report
 from furl_lightning.sweep.cluster import cluster, refuse_without_ray
 from furl_lightning.sweep.ledger import Ledger
@@ -17,6 +18,7 @@ from furl_lightning.sweep.plan import Sweep
 from furl_lightning.sweep.run_storage import RunStorage
 from furl_lightning.sweep.trial import Place
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.places import refuse_name, refuse_unwritable
 from furl_lightning.utils.stopping import Stopping
 
 
@@ -28,17 +30,17 @@ def sweep(argv: Sequence[str] | None = None) -> int:
 def _sweep(argv: list[str]) -> int:
     flags = parser("furl-sweep", "Train methods x goals x tasks x seeds as trials on Ray, and report on them.")
     flags.parser_mode = "omegaconf"
-    flags.add_argument("--config", action="config", help="A sweep file, see conf/sweep; options come after it.")
+    flags.add_argument("--config", action="config", help="A sweep file, or sweep/paper; options come after it.")
     flags.add_class_arguments(Sweep)
     flags.add_argument("--address", type=str | None, default=None, help="Of a Ray cluster: auto or HOST:PORT.")
     flags.add_argument("--num_cpus", type=int | None, default=None, help="CPUs to use, where Ray is started here.")
     flags.add_argument("--resume", type=bool, nargs="?", const=True, default=False, help="Go on with a sweep.")
-    options = parse(flags, argv)
+    options = parse(flags, with_paths(argv))
     plan = Sweep(**{field.name: options[field.name] for field in fields(Sweep)})
     if plan.name is None:
         plan.name = Path(str(options.config[-1])).stem if options.config else "sweep"
-    if plan.name in ("", ".", "..") or "/" in plan.name:
-        raise BadInput(f"--name must be a plain folder name such as 'paper', not '{plan.name}'")
+    refuse_name(plan.name)
+    refuse_unwritable(Path(plan.runs) / plan.name, "--runs or --name")
     refuse_without_ray()
     if options.num_cpus is not None and (options.address is not None or options.num_cpus < 1):
         raise BadInput("--num_cpus is of a Ray that is started here: give it without --address, at least 1")

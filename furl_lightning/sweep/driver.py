@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from furl_lightning.sweep.board import LOST
 from furl_lightning.sweep.ledger import Ledger, TrialState
 from furl_lightning.sweep.plan import Sweep
 from furl_lightning.sweep.ray_tasks import start_board, start_trial
@@ -16,7 +17,7 @@ from furl_lightning.utils.stopping import Stopping
 
 POLL_SECONDS = 1.0
 SILENCE_SECONDS = 60.0
-"""A trial that has not reported for so long is not waited for when the sweep is stopped."""
+"""A worker that has not reported for so long runs no more: it is not waited for when the sweep is stopped."""
 
 
 def run_trials(plan: Sweep, place: Place, ledger: Ledger, stopping: Stopping) -> None:
@@ -38,10 +39,11 @@ def run_trials(plan: Sweep, place: Place, ledger: Ledger, stopping: Stopping) ->
                 entry = ledger.states[name]
                 entry.attempts = attempts[name] + notice.attempts
                 if name in under_way:  # an end is for good, whatever the board heard last
-                    entry.node, entry.pid = notice.node, notice.pid if notice.running else None
+                    is_running = notice.worker is not None and now - notice.heard < SILENCE_SECONDS
+                    entry.state = "running" if is_running else "waiting"
+                    entry.node, entry.pid = notice.node, notice.pid if is_running else None
                     entry.env_steps = notice.env_steps or entry.env_steps
-                    is_heard = notice.running and now - notice.heard < SILENCE_SECONDS
-                    entry.state = "running" if is_heard else "waiting"
+                    entry.why = notice.why or entry.why
             for task in ended:
                 trial = tasks.pop(task)
                 _end(trial, task, place, ledger.states[trial.name])
@@ -65,7 +67,7 @@ def _end(trial: Trial, task: Any, place: Place, entry: TrialState) -> None:
         entry.end("failed", " ".join(str(cause).split()) or type(cause).__name__)
         return
     except ray.exceptions.RayError as error:
-        entry.end("failed", f"its worker or node was lost after {entry.attempts} attempts ({type(error).__name__})")
+        entry.end("failed", f"{LOST} after {entry.attempts} attempts ({type(error).__name__})")
         return
     if not is_complete:
         entry.end("waiting")

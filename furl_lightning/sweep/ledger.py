@@ -28,11 +28,11 @@ class TrialState:
     pid: int | None = None
     """Process id of its furl-fit, while it runs."""
     why: str = ""
-    """What went wrong, if it has failed."""
+    """What ended the last attempt that failed; of a failed trial, why it is given up."""
 
     def end(self, state: State, why: str = "") -> None:
         """No attempt is being made any more."""
-        self.state, self.why, self.pid = state, why, None
+        self.state, self.why, self.pid = state, why or self.why, None
 
 
 class Ledger:
@@ -78,7 +78,7 @@ class Ledger:
             raise BadInput(f"{trial.name} was begun with other settings; choose another --name for these")
         is_here = (self.path.parent / trial.name / "metrics.csv").is_file()
         state: State = "finished" if saved.state == "finished" and is_here else "waiting"
-        return TrialState(trial.digest, state, saved.attempts, saved.env_steps)
+        return TrialState(trial.digest, state, saved.attempts, saved.env_steps, why=saved.why)
 
     def write(self) -> None:
         """Put the states on the disk, if they have changed."""

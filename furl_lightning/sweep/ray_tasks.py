@@ -1,63 +1,19 @@
-"""What runs on Ray: trials as tasks, and the board that they report to. Imports nothing heavy but Ray."""
+"""What runs on Ray: trials as tasks, which report to the board. Imports nothing heavy but Ray."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import ray
 
+from furl_lightning.sweep.board import Board
 from furl_lightning.sweep.trial import Place, Trial, TrialFailed, run
 
-
-@dataclass
-class Notice:
-    """The last report of a trial."""
-
-    attempts: int = 0
-    node: str = ""
-    pid: int | None = None
-    """Of its furl-fit."""
-    env_steps: int = 0
-    heard: float = 0.0
-    """When, in seconds of the board's clock."""
-    running: bool = False
-
-
-class Board:
-    """An actor beside the driver: trials report their progress and learn whether to stop."""
-
-    def __init__(self) -> None:
-        self.notices: dict[str, Notice] = {}
-        self.stopping = False
-
-    def begin(self, name: str, node: str) -> bool:
-        """An attempt begins; returns whether it should stop."""
-        notice = self.notices.setdefault(name, Notice())
-        notice.node, notice.heard = node, time.monotonic()
-        notice.attempts += 1
-        notice.running = True
-        return self.stopping
-
-    def report(self, name: str, pid: int, env_steps: int) -> bool:
-        """An attempt goes on; returns whether it should stop."""
-        notice = self.notices[name]
-        notice.pid, notice.env_steps, notice.heard = pid, env_steps, time.monotonic()
-        return self.stopping
-
-    def end(self, name: str) -> None:
-        """An attempt has ended, well or badly."""
-        self.notices[name].running = False
-
-    def stop(self) -> None:
-        """Have all trials stop."""
-        self.stopping = True
-
-    def read(self) -> tuple[float, dict[str, Notice]]:
-        """The board's time, and the last report of each trial."""
-        return time.monotonic(), self.notices
+REPORT_SECONDS = 1.0
 
 
 def start_board() -> Any:
@@ -79,18 +35,45 @@ def start_trial(trial: Trial, place: Place, board: Any, cpus: float, gpus: float
 
 def run_trial(trial: Trial, place: Place, board: Any) -> bool:
     """One attempt at a trial; returns whether its end was reached."""
-    node = f"{ray.util.get_node_ip_address()} ({os.uname().nodename})"
-    answers = [board.begin.remote(trial.name, node).future()]
+    with _Reports(board, trial.name) as reports:
+        return run(trial, place, reports.update)
 
-    def report(pid: int, env_steps: int) -> bool:
-        # Never blocks: Ray lends the CPUs of a task that waits for it to another task.
-        stop = answers[-1].done() and answers[-1].result()
-        if answers[-1].done():
-            answers.append(board.report.remote(trial.name, pid, env_steps).future())
-            del answers[:-1]
-        return bool(stop)
 
-    try:
-        return run(trial, place, report)
-    finally:
-        board.end.remote(trial.name)
+class _Reports:
+    """A context in which the board hears every second that an attempt goes on, whatever the attempt is waiting for."""
+
+    def __init__(self, board: Any, name: str) -> None:
+        self.board, self.name = board, name
+        self.worker = f"{os.uname().nodename} {os.getpid()} {time.time_ns()}"
+        self._pid: int | None = None
+        self._env_steps = 0
+        self._stop = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report, daemon=True)
+
+    def update(self, pid: int, env_steps: int) -> bool:
+        """Take what is to be reported from now on; returns whether to stop."""
+        self._pid, self._env_steps = pid, env_steps
+        return self._stop
+
+    def _report(self) -> None:
+        node = f"{ray.util.get_node_ip_address()} ({os.uname().nodename})"
+        answer = self.board.begin.remote(self.name, self.worker, node).future()
+        while not self._ended.wait(REPORT_SECONDS):
+            # Never blocks: Ray lends the CPUs of a task that waits for it to another task.
+            if answer.done():
+                self._stop = bool(answer.result())
+                answer = self.board.report.remote(self.name, self.worker, self._pid, self._env_steps).future()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.board.report.remote(self.name, self.worker, self._pid, self._env_steps)
+        why = "" if error is None else " ".join(str(error).split()) or type(error).__name__
+        self.board.end.remote(self.name, self.worker, why)

@@ -6,6 +6,7 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
+from furl_lightning.runs.lock import LOCK, OWNER
 from furl_lightning.utils.durable import PART, link_file
 from furl_lightning.utils.errors import BadInput
 
@@ -82,7 +83,7 @@ class RunStorage:
             path.relative_to(self.folder).as_posix()
             for path in paths
             if path.is_file()
-            and path.name not in (".lock", "last.ckpt")
+            and path.name not in (LOCK, OWNER, "last.ckpt")
             and path.suffix != PART
             and path.parent != self.folder / name / "replay"
         }

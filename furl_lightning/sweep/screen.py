@@ -15,7 +15,7 @@ from rich.text import Text
 from furl_lightning.sweep.ledger import Ledger, TrialState
 from furl_lightning.utils.text_table import RULES, text_table
 
-HEADER = ("trial", "state", "env steps", "attempts", "node")
+HEADER = ("trial", "state", "env steps", "attempts", "node, last failure")
 ORDER = ("running", "failed", "waiting", "finished")
 """From top to bottom: the bottom is cut off where the terminal is too low."""
 
@@ -47,7 +47,7 @@ class Screen:
         if self._live is not None:
             self._live.update("", refresh=True)
             self._live.stop()
-        rows = [[*_cells(name, entry), entry.node] for name, entry in self._entries()]
+        rows = [[*_cells(name, entry), _place(entry)] for name, entry in self._entries()]
         print(text_table(HEADER, rows, self._heading()), flush=True)
 
     def show(self) -> None:
@@ -67,7 +67,7 @@ class Screen:
             table.add_column(name, justify="right" if name in ("env steps", "attempts") else "left", no_wrap=True)
         table.add_column(HEADER[-1])  # the one that is cut off where the terminal is too narrow
         for name, entry in self._entries():
-            table.add_row(*_cells(name, entry), Text(entry.why or entry.node, no_wrap=True, overflow="ellipsis"))
+            table.add_row(*_cells(name, entry), Text(_place(entry), no_wrap=True, overflow="ellipsis"))
         return table
 
     def _heading(self) -> str:
@@ -81,7 +81,14 @@ def _cells(name: str, entry: TrialState) -> list[str]:
     return [name, entry.state, f"{entry.env_steps:,}", str(entry.attempts)]
 
 
+def _place(entry: TrialState) -> str:
+    """Where it runs or ran, and what ended the last attempt that failed."""
+    if entry.state == "failed":
+        return entry.why
+    return "; before: ".join(part for part in (entry.node, entry.why) if part)
+
+
 def _words(entry: TrialState) -> str:
     if entry.state == "running":
         return f"running on {entry.node}" + (f", attempt {entry.attempts}" if entry.attempts > 1 else "")
-    return f"failed: {entry.why}" if entry.state == "failed" else entry.state
+    return f"{entry.state}: {entry.why}" if entry.why and entry.state != "finished" else entry.state

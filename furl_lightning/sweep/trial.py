@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from furl_lightning.runs.folder import is_locked
+from furl_lightning.runs.lock import is_locked
 from furl_lightning.sweep.run_storage import RunStorage
 from furl_lightning.utils.errors import BadInput
+from furl_lightning.utils.stopping import SIGNALS
 
 POLL_SECONDS = 0.5
 NOWHERE = "http://127.0.0.1:9"
@@ -92,7 +93,7 @@ def run(trial: Trial, place: Place, report: Report) -> bool:
     """Train until the end, from the newest whole checkpoint if there is one; returns whether the end was reached.
 
     Raises:
-        TrialFailed: the process ended badly; the message is its last line.
+        TrialFailed: the process ended badly; the message says why.
         TrialRefused: the configuration cannot be used, or the folder is not shared.
     """
     with _folder(trial, place) as (folder, storage):
@@ -116,10 +117,9 @@ def run(trial: Trial, place: Place, report: Report) -> bool:
             storage.push(trial.name, final=True)
         if status == 0:
             return True
-        if status == 128 + signal.SIGTERM:
+        if status - 128 in SIGNALS:
             return False
-        last = last_line(log, start) or f"furl-fit ended with status {status}"
-        raise (TrialRefused if status == 2 else TrialFailed)(last)
+        raise (TrialRefused if status == 2 else TrialFailed)(why(status, log, start))
 
 
 @contextlib.contextmanager
@@ -183,7 +183,7 @@ def _wait_until_free(run_folder: Path) -> None:
         TrialFailed: it still has it after a minute.
     """
     deadline = time.monotonic() + LOCK_SECONDS
-    while is_locked(run_folder / ".lock"):
+    while is_locked(run_folder):
         if time.monotonic() > deadline:
             raise TrialFailed(f"{run_folder} is still in use by another process")
         time.sleep(POLL_SECONDS)
@@ -221,9 +221,44 @@ def steps_made(run_folder: Path) -> int:
     return max((int(number) for number in steps if number.isdigit()), default=0)
 
 
-def last_line(log: Path, start: int = 0) -> str:
-    """The last line with something in it after ``start`` bytes."""
+def why(status: int, log: Path, start: int = 0) -> str:
+    """What ended a furl-fit badly, in one line.
+
+    That is the signal that killed it, or the last that it says itself, or that a traceback ends with: warnings of
+    Python and of libraries may well come after these.
+
+    Args:
+        status: of the process, below 0 a signal.
+        log: with what it printed.
+        start: in bytes, where that begins.
+    """
+    if status < 0:
+        return f"killed by signal {-status} ({_signal_name(-status)})"
     with log.open("rb") as file:
         file.seek(start)
-        lines = [" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "")
+        lines = file.read().decode(errors="replace").splitlines()
+    causes = _causes(lines)
+    return " ".join(causes[-1].split()) if causes else f"furl-fit ended with status {status}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have none
+        return "no name"
+
+
+def _causes(lines: list[str]) -> list[str]:
+    """What furl-fit says itself, and the exceptions under tracebacks but for those that Python ignored."""
+    causes, before, is_inside = [], "", False
+    for line in lines:
+        if line.startswith("furl-fit: "):
+            causes.append(line)
+            is_inside = False
+        elif line.startswith("Traceback (most recent call last)"):
+            is_inside = not before.startswith("Exception ignored")
+        elif is_inside and line and not line[0].isspace():
+            causes.append(line)
+            is_inside = False
+        before = line
+    return causes

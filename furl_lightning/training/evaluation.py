@@ -17,6 +17,7 @@ from furl_lightning.data.policy import DeterministicPolicy
 from furl_lightning.envs.metaworld import MetaWorldEnv
 from furl_lightning.envs.settings import RewardKind
 from furl_lightning.envs.simulator import SimulatorSettings
+from furl_lightning.envs.workers import TIMEOUT
 from furl_lightning.tasks import Agent
 from furl_lightning.training.metrics_log import log_agents
 from furl_lightning.training.module import FuRLModule
@@ -41,13 +42,14 @@ class Evaluator:
         num_workers: int = 0,
         reward: RewardKind = "sparse",
         pixel_size: int | None = None,
+        worker_timeout: int = TIMEOUT,
     ) -> None:
         self.offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
         placed = [Agent(agent.task, agent.seed + self.offset) for agent in agents]
         if pixel_size is None:
             settings = replace(settings, render=None)
         self.episode_steps = settings.episode_steps
-        self.env = MetaWorldEnv(placed, settings, num_workers, reward, pixel_size)
+        self.env = MetaWorldEnv(placed, settings, num_workers, reward, pixel_size, worker_timeout)
         self._start = self.env.fleet.random_states()
 
     def evaluate(
@@ -133,8 +135,9 @@ class Evaluation(Callback):
         assert isinstance(module, FuRLModule)
         data = module.data
         if self._evaluator is None:
-            workers, reward = data.collection_settings.num_workers, data.env_settings.reward
-            self._evaluator = Evaluator(data.agents, data.simulators, workers, reward, data.pixel_size)
+            collection, reward = data.collection_settings, data.env_settings.reward
+            workers, timeout = collection.num_workers, collection.worker_timeout
+            self._evaluator = Evaluator(data.agents, data.simulators, workers, reward, data.pixel_size, timeout)
         policy = DeterministicPolicy(module.built.evaluated_agent, data.frame_stack())
         goes_on = data.env_steps < data.env_steps_total  # there is no run to resume that would make up for the last
         stop = lambda: goes_on and self.stopping.signal is not None  # noqa: E731

@@ -6,12 +6,15 @@ from typing import Any
 
 from furl_lightning.agents.sac import SACSettings
 from furl_lightning.data.datamodule import FuRLDataModule
+from furl_lightning.envs.goal_markers import MENDED
 from furl_lightning.method.alignment import AlignmentSettings
 from furl_lightning.method.learner import RewardSettings
 from furl_lightning.method.relay import RelaySettings
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import VLM
 from furl_lightning.vlm.prompts import sentences_of
+
+MARKERS = "goal markers at the goal"
 
 
 class OtherRun(BadInput):
@@ -29,6 +32,7 @@ def run_identity(
     """The settings that make the tensors of a run, or their meaning, by the options that set them."""
     env = data.env_settings
     baseline = f" ({reward.baseline_prompt}, {reward.baseline_strength})" if reward.baseline_prompt else ""
+    mended = {agent.task for agent in data.agents} & MENDED.keys() if data.simulators.render is not None else set()
     return {
         "population (data.tasks x data.seeds)": " ".join(str(agent) for agent in data.agents),
         "data.env.goal": env.goal,
@@ -48,20 +52,32 @@ def run_identity(
         "heads (model.alignment.hidden, model.alignment.width)": f"{alignment.hidden}, {alignment.width}",
         "data.replay.size": str(data.replay_settings.size),
         "data.memory.size": str(data.memory_settings.size),
+        **({MARKERS: ", ".join(sorted(mended))} if mended else {}),
     }
 
 
-def refuse_other_run(checkpoint: dict[str, Any], ours: dict[str, str]) -> None:
+def refuse_other_run(checkpoint: dict[str, Any], ours: dict[str, str], goes_on: bool = True) -> None:
     """Compare a checkpoint with a run's identity.
 
+    Args:
+        checkpoint: its contents.
+        ours: of the run that is to use it.
+        goes_on: whether pictures are to join those that the checkpoint's run has seen.
+
     Raises:
-        OtherRun: it is of another population, VLM, goal mode, network or the like; names each.
+        OtherRun: it is of another population, VLM, goal mode, network or the like; names each. Or its pictures are
+            those of a version that did not move goal markers to the goal.
     """
     theirs = checkpoint.get("identity", {})
     differences = [
         f"{name} is {ours[name]}, the checkpoint's is {theirs.get(name, 'unknown')}"
         for name in ours
-        if ours[name] != theirs.get(name)
+        if ours[name] != theirs.get(name) and name != MARKERS
     ]
     if differences:
         raise OtherRun(f"the checkpoint is of another run: {'; '.join(differences)}")
+    if goes_on and MARKERS in ours and MARKERS not in theirs:
+        raise OtherRun(
+            f"the checkpoint's run has seen pictures of {ours[MARKERS]} with goal markers off the goal, as an older "
+            "version drew them: go on with the version that wrote it, or begin anew"
+        )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
@@ -18,12 +18,13 @@ from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM
 from furl_lightning.method.alignment import AlignmentSettings
 from furl_lightning.method.learner import Learner, Metrics, RewardSettings, refuse_contradictions
 from furl_lightning.method.relay import RelaySettings
+from furl_lightning.runs.machine import Machine
 from furl_lightning.tasks import Agent
 from furl_lightning.training.divergence import refuse_nan_losses
 from furl_lightning.training.identity import refuse_other_run, run_identity
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import VLM
-from furl_lightning.vlm.prompts import Prompt, embed_prompts
+from furl_lightning.vlm.prompts import embed_prompt
 
 
 class FuRLModule(LightningModule):
@@ -69,6 +70,8 @@ class FuRLModule(LightningModule):
         self.agents: list[Agent] = []
         self.settings: dict[str, Any] | None = None
         """The arguments that this module and its data module were made with, by ``model`` and ``data``; plain types."""
+        self.machine: Machine = {}
+        """What the learner is being made with; see :mod:`furl_lightning.training.machine_record`."""
         self.metrics: Metrics = {}
         """Of the newest update."""
         self.update_seconds = 0.0
@@ -111,7 +114,7 @@ class FuRLModule(LightningModule):
             BadInput: an instruction that the VLM cannot read.
         """
         self.agents = data.agents
-        text, baseline = self.embed_instructions(data.instructions)
+        text, baseline = self.embed_instructions(data)
         self.learner = Learner(
             data.randomness.init,
             OBS_DIM,
@@ -125,7 +128,7 @@ class FuRLModule(LightningModule):
             pixel_size=data.pixel_size,
         )
 
-    def embed_instructions(self, instructions: Sequence[Prompt]) -> tuple[Tensor | None, Tensor | None]:
+    def embed_instructions(self, data: FuRLDataModule) -> tuple[Tensor | None, Tensor | None]:
         """The VLM's embeddings of instructions, float32 [A, D], and of the baseline's sentence, [D]; on the CPU.
 
         Raises:
@@ -133,9 +136,12 @@ class FuRLModule(LightningModule):
         """
         if self.vlm is None:
             return None, None
-        prompt = self.reward_settings.baseline_prompt
-        baseline = embed_prompts(self.vlm, [prompt])[0].cpu() if prompt is not None else None
-        return embed_prompts(self.vlm, instructions).cpu(), baseline
+        prompt, baseline = self.reward_settings.baseline_prompt, None
+        if prompt is not None:
+            baseline = embed_prompt(self.vlm, prompt, "model.reward.baseline_prompt").cpu()
+        by_task = {agent.task: prompt for agent, prompt in zip(data.agents, data.instructions, strict=True)}
+        text = {task: embed_prompt(self.vlm, prompt, f"data.prompts.{task}") for task, prompt in by_task.items()}
+        return torch.stack([text[agent.task] for agent in data.agents]).cpu(), baseline
 
     @property
     def data(self) -> FuRLDataModule:
@@ -204,7 +210,7 @@ class FuRLModule(LightningModule):
         relay = self.built.relay
         checkpoint["relay"] = relay.state_dict() if relay is not None else None
         checkpoint["identity"] = self.identity(self.data)
-        checkpoint["version"], checkpoint["settings"] = __version__, self.settings
+        checkpoint["version"], checkpoint["settings"], checkpoint["machine"] = __version__, self.settings, self.machine
         checkpoint.pop("loops", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
