@@ -44,6 +44,7 @@ setup(
         "metaworld>=3.1.1,<3.2",
         "mujoco>=3.3",
         "transformers>=5.6,<6",
+        "huggingface_hub>=1.23",
         "safetensors>=0.4.3",
         "sentencepiece>=0.1.98",  # the tokenizer of SigLIP
         "protobuf>=6.31.1",  # which the transformers library asks for beside it
@@ -61,9 +62,9 @@ setup(
     extras_require={
         "test": ["beartype>=0.17", "pytest>=7.0", "pytest-xdist>=3.0.2"],
         "lint": ["ruff==0.15.*", "mypy==2.4.*", "import-linter==2.*", "pytest", "types-PyYAML", "types-tqdm"],
-        "notebooks": ["nbclient", "nbformat", "ipykernel"],
+        "notebooks": ["nbclient>=0.8", "nbformat>=5.7", "ipykernel>=6.20"],
         "ray": ["ray>=2.50,<3", "fsspec"],  # furl-sweep; object stores want their own: s3fs, gcsfs, adlfs
-        "video": ["imageio-ffmpeg"],  # 68 MB: it brings ffmpeg; without it videos are animated WebP
+        "video": ["imageio-ffmpeg>=0.5"],  # 68 MB: it brings ffmpeg; without it videos are animated WebP
     },
     entry_points={
         "console_scripts": [

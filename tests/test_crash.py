@@ -361,9 +361,11 @@ def test_a_full_disk_ends_the_save_and_not_the_run(
     assert process.stderr is not None
     lines = (line for line in process.stderr if "no checkpoint of step" in line)
     warnings = [next(lines), next(lines)]
+    process.send_signal(signal.SIGSTOP)  # it would come to its end meanwhile
     assert all("File too large" in line and re.search(r"that of step \d+ is whole", line) for line in warnings)
     assert load_whole(tmp_path / "full" / "checkpoints" / "last.ckpt")["FuRLDataModule"]["env_steps"] >= good
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    process.send_signal(signal.SIGCONT)
     rest = process.communicate()[1]
     assert process.returncode == 0 and "Traceback" not in rest
     assert_same(straight, load(tmp_path / "full"), ignore=("journal",))

@@ -96,7 +96,8 @@ def test_lower_bounds_are_the_versions_tested(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(setuptools, "setup", arguments.update)
     runpy.run_path(str(ROOT / "setup.py"))
     pins = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "tests/lowest.txt").read_text(), re.MULTILINE))
-    requirements = [*map(Requirement, arguments["install_requires"] + arguments["extras_require"]["test"])]
+    extras = [arguments["extras_require"][name] for name in ("test", "notebooks", "video")]
+    requirements = [Requirement(text) for texts in (arguments["install_requires"], *extras) for text in texts]
     assert [requirement.name for requirement in requirements] == list(pins)
     for requirement in requirements:
         bound = re.search(r"[>=]=([\d.]+)", str(requirement.specifier))

@@ -30,10 +30,11 @@ HEAD += "from furl_lightning.tasks import Agent\nagents = [Agent('reach', 0), Ag
 
 def test_a_worker_that_hangs_or_is_killed_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     """Which, its agents, its state, what it was asked and how to look at it; the others are not; none is left."""
+    before = Path("/proc/self/maps").read_text().count("/dev/shm/")
     fleet = Fleet([Agent("reach", 0), Agent("push", 1), Agent("push", 2)], SimulatorSettings(), 2, worker_timeout=2)
     assert fleet._workers is not None
     maps = Path("/proc/self/maps").read_text()
-    assert "/memfd:furl-arrays" in maps and "/dev/shm/" not in maps  # which containers keep small
+    assert "/memfd:furl-arrays" in maps and maps.count("/dev/shm/") == before  # which containers keep small
     well, hung = fleet._workers._processes
     fleet.reset()
     os.kill(hung.pid, signal.SIGSTOP)

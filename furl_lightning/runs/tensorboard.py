@@ -6,6 +6,7 @@ import contextlib
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+EVENTS = "events.out.tfevents."
+"""What files of events are called, before the second of their making."""
 
 
 class TensorBoard(TensorBoardLogger):
@@ -37,10 +41,12 @@ class TensorBoard(TensorBoardLogger):
     @property
     def experiment(self) -> Any:
         """PyTorch's SummaryWriter."""
-        if self._resume_at is not None:
-            for file in self._folder.glob("events.out.tfevents.*"):
-                drop_later_events(file, self._resume_at)
-            self._resume_at = None
+        if self._experiment is None:
+            put_before_now(self._folder)
+            if self._resume_at is not None:
+                for file in self._folder.glob(f"{EVENTS}*"):
+                    drop_later_events(file, self._resume_at)
+                self._resume_at = None
         return super().experiment
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -70,6 +76,19 @@ class TensorBoard(TensorBoardLogger):
                 raise
             self._experiment = None  # its writer has ended; the next event opens another file
             self._kwargs.pop("purge_step", None)  # which would have TensorBoard forget what this one has written
+
+
+def put_before_now(folder: Path) -> None:
+    """Rename files of events whose names are not before one that is made now.
+
+    TensorBoard reads files in the order of their names, which begin with the second of their making: that of a machine
+    whose clock is ahead, or this one.
+    """
+    now = int(time.time())
+    for number, file in enumerate(sorted(folder.glob(f"{EVENTS}*"))):
+        second, _, rest = file.name.removeprefix(EVENTS).partition(".")
+        if second.isdecimal() and int(second) >= now:
+            file.rename(folder / f"{EVENTS}{now - 1}.{number:04}.{rest}")
 
 
 def drop_later_events(file: Path, env_steps: int) -> None:
