@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,21 @@ def test_a_folder_left_half(tmp_path: Path) -> None:
     assert not is_other(tmp_path / "new", "mark.csv")
     (tmp_path / "new/thesis.tex").touch()
     assert is_other(tmp_path / "new", "mark.csv") and is_other(tmp_path / "new/thesis.tex", "mark.csv")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_does_not_wait_for_the_end(unbuffered: str) -> None:
+    """A line for people is there when it is said, whatever Python was told about buffers."""
+    body = "lambda: print('here', file=sys.stderr) or int(sys.stdin.readline())"
+    code = f"import sys; from furl_lightning.utils.output import run; run('x', {body})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None and process.stderr is not None
+    is_there, _, _ = select.select([process.stderr], [], [], 20)
+    process.communicate("3\n")
+    assert is_there and process.returncode == 3

@@ -76,10 +76,10 @@ def _open_closed_streams() -> None:
 
 
 def _text(raw: io.RawIOBase, before: TextIO | None) -> TextIO:
-    """A text stream like the one before, None where that was closed."""
+    """A text stream like the one before, None where that was closed; of one without a buffer each line is written."""
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=getattr(before, "encoding", "utf-8"),
         errors=getattr(before, "errors", "backslashreplace"),
-        line_buffering=getattr(before, "line_buffering", False),
+        line_buffering=getattr(before, "line_buffering", False) or getattr(before, "write_through", False),
     )
