@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from furl_lightning.utils.construct import import_class
 from furl_lightning.utils.nearest import nearest
 
 BASES: dict[str, tuple[str, ...]] = {
@@ -44,7 +45,7 @@ def class_problem(key: str, text: str) -> str | None:
         unfit = r"a dot import path string|but is abstract|does not correspond to a subclass|Not a valid subclass"
         value = re.search(rf"(?:{unfit}).* Given value: \[?'?([\w.]+)'?\]?$", text)
         path = value.group(1) if value else None
-    bases = tuple(_import(base) for base in BASES[kind])
+    bases = tuple(import_class(base) for base in BASES[kind])
     argument = re.search(r"NestedArg\(key='([\w.]+)'", text)
     if argument and (path is None or _class_at(path, kind) in bases):
         return f"{key} names no class yet: give --{key} CLASS before --{key}.{argument.group(1)}"
@@ -105,15 +106,10 @@ def _class_at(path: str, kind: str) -> Any:
 def _known(kind: str) -> dict[str, Any]:
     """The classes that an option takes by their names alone."""
     modules = [importlib.import_module(base.rpartition(".")[0]) for base in BASES[kind]]
-    bases = tuple(_import(base) for base in BASES[kind])
+    bases = tuple(import_class(base) for base in BASES[kind])
     return {
         name: cls
         for module in modules
         for name, cls in vars(module).items()
         if inspect.isclass(cls) and issubclass(cls, bases) and cls not in bases
     }
-
-
-def _import(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)

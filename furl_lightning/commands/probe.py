@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -60,14 +61,15 @@ class Subject:
         """Each once, in the order of the agents."""
         return list(dict.fromkeys(agent.task for agent in self.agents))
 
-    def instruction(self, task: str) -> Tensor:
-        """The VLM's embedding of a task's sentence, float32 [width].
+    @cached_property
+    def embeddings(self) -> dict[str, Tensor]:
+        """The VLM's embedding of each task's sentence, float32 [width].
 
         Raises:
             BadInput: a sentence that the VLM cannot read.
         """
-        option = f"prompts.{task}" if self.trained is None else f"data.prompts.{task}"
-        return embed_prompt(self.vlm, self.instructions[task], option)
+        option = "prompts" if self.trained is None else "data.prompts"
+        return {task: embed_prompt(self.vlm, self.instructions[task], f"{option}.{task}") for task in self.tasks}
 
 
 def _probe(argv: list[str]) -> int:
@@ -92,8 +94,7 @@ def _probe(argv: list[str]) -> int:
     tasks = None if arguments.tasks is None else task_names(names(arguments.tasks))
     subject = _of_vlm(arguments, tasks) if arguments.ckpt_path is None else _of_checkpoint(arguments, tasks)
     warn_of_slow_bfloat16(subject.vlm)
-    for task in subject.tasks:
-        subject.instruction(task)  # refuses what the VLM cannot read
+    subject.embeddings  # noqa: B018  # refuses what the VLM cannot read, before anything is played
     episodes = play(subject, arguments.processes)
     print(write_folder(out, MARK, lambda folder: write(folder, subject, episodes)))
     print(f"written: {out / 'index.html'}, {out / 'probe.csv'}, and a figure of each task")
@@ -158,9 +159,8 @@ Scored = dict[tuple[Agent, Manner], ScoredEpisode]
 
 def score(subject: Subject, task: str, episodes: Mapping[tuple[Agent, Manner], Episode]) -> dict[str, Scored]:
     """One task's episodes by kind of reward: zero-shot, and the run's own where that is another."""
-    instruction = subject.instruction(task)
     zero_shot = {
-        (agent, manner): ScoredEpisode.zero_shot(subject.vlm, task, episode, instruction)
+        (agent, manner): ScoredEpisode.zero_shot(subject.vlm, task, episode, subject.embeddings[task])
         for (agent, manner), episode in episodes.items()
         if agent.task == task
     }

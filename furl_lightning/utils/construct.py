@@ -30,10 +30,19 @@ def construct_class(arguments: Namespace | dict[str, Any]) -> Any:
     Raises:
         ImportError, AttributeError: there is no such module, or no such class in it.
     """
-    module, _, name = str(arguments["class_path"]).rpartition(".")
-    cls = getattr(importlib.import_module(module), name)
+    cls = import_class(str(arguments["class_path"]))
     parts = [_items(arguments.get(part) or {}) for part in ("init_args", "dict_kwargs")]
     return construct(cls, {**parts[0], **parts[1]})
+
+
+def import_class(path: str) -> Any:
+    """The class at an import path.
+
+    Raises:
+        ImportError, AttributeError: there is no such module, or no such class in it.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _value(value: Any, hint: Any) -> Any:
