@@ -43,6 +43,7 @@ setup(
         "omegaconf>=2.4",
         "metaworld>=3.1.1,<3.2",
         "mujoco>=3.3",
+        "fast-simplification>=0.1.8",
         "transformers>=5.6,<6",
         "huggingface_hub>=1.23",
         "safetensors>=0.4.3",

@@ -1,113 +1,216 @@
-"""The frames that the embedded vision-language model is trained on: rendered once, then read from a cache."""
+"""The frames that the embedded vision-language model is trained on: drawn once, then read from a folder.
+
+Frames come in *placements*: one task, one seed, one look, played several times, so that every frame of a
+placement can be compared to every other, a random episode's to an expert's success too. In some frames the
+object was put elsewhere just for the picture, so that the gripper alone does not tell where it is.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import mujoco
 import numpy as np
-import torch
-from embedded_vlm_captions import NUM_STAGES, find_scale, stages
-from torch import Tensor
+from embedded_vlm_looks import Look
+from tqdm import tqdm
 
-from furl_lightning.envs.episodes import Manner, record
-from furl_lightning.envs.simulator import SimulatorSettings
+from furl_lightning.envs.episodes import MAX_STEPS, SAME_OBJECT, Act, Manner, distance_to_target, disturbed
+from furl_lightning.envs.goal_markers import mark_goal
+from furl_lightning.envs.rendering import Renderer, close_gl
+from furl_lightning.envs.simulator import Expert, Simulator, SimulatorSettings
 from furl_lightning.tasks import TASK_SETS
+from furl_lightning.utils.durable import write_file
 
 TRAINING_TASKS = TASK_SETS["mt50"][10:]
 """The tasks outside MT10; of MT10 no frame is ever trained on."""
-FIRST_SEED = 10_000
-"""Of the training episodes; the seeds below it are for measuring."""
+FIRST_SEED = 20_000
+"""Of the placements; the seeds below it are for measuring."""
 SIZE = 128
-"""Height and width of the frames in the cache; the model sees the centre of them."""
-PLAN: tuple[tuple[Manner, int, int], ...] = (
-    ("expert", 9, 3),
-    ("noisy", 5, 4),
-    ("interrupted", 4, 4),
-    ("halted", 1, 8),
-    ("random", 2, 8),
+"""Height and width of a frame as it is drawn; the model sees the centre of it."""
+PLACEMENTS = 5
+"""In one file."""
+MANNERS: tuple[tuple[Manner, int, int | None], ...] = (
+    ("expert", 3, 12),
+    ("noisy", 4, 12),
+    ("random", 5, None),
 )
-"""Episodes of each training task: manner, how many, environment steps between frames."""
+"""Episodes of a placement: manner, environment steps between frames, steps after the first success (the random one
+goes on to its end). Every other noisy one is interrupted or halted instead."""
+DISPLACED = 0.25
+"""Share of frames whose object is put elsewhere."""
+ROBOT = ("right_j", "r_close", "l_close")
+"""How the names of the robot's joints begin."""
+
+FRAME = np.dtype(
+    [
+        ("pixels", np.uint8, (SIZE, SIZE, 3)),
+        ("placement", np.int32),  # seed
+        ("episode", np.uint8),  # of the placement
+        ("step", np.int16),  # environment steps taken before the frame
+        ("success", np.bool_),
+        ("expert", np.bool_),
+        ("as_simulated", np.bool_),  # the task's own objects, and where the simulator has them
+        ("hand", np.float32, (3,)),  # the gripper, metres
+        ("opening", np.float32),  # of the gripper, 0 to 1
+        ("object", np.float32, (3,)),  # what the gripper has to get at, as drawn, metres
+        ("goal", np.float32, (3,)),  # as drawn, metres
+        ("to_target", np.float32),  # what is left of the object's way, metres
+    ]
+)
+"""One frame and what it shows."""
 
 
-def make_data(folder: Path, processes: int) -> None:
-    """Render the episodes of every training task into ``folder``, one file for each; existing files stay."""
+class LookRenderer(Renderer):
+    """Draws with a look, which is to be set before the first frame; ``thing`` before every one."""
+
+    look: Look
+    thing: np.ndarray
+
+    def update_scene(self, data: mujoco.MjData) -> None:
+        """Fill the scene, and put the look on."""
+        super().update_scene(data)
+        self.look.put_on(self.scene, self.thing)
+
+
+def file_names(parts: int, tasks: Sequence[str] = TRAINING_TASKS) -> list[str]:
+    """The names of the files of frames, by parts, so that a run that was cut short has some of every task."""
+    return [f"{task}-{part}.npy" for part in range(parts) for task in tasks]
+
+
+def missing_files(folder: Path, parts: int) -> list[str]:
+    """Those that ``folder`` lacks."""
+    return [name for name in file_names(parts) if not (folder / name).exists()]
+
+
+def make_frames(folder: Path, parts: int, processes: int) -> None:
+    """Draw ``parts`` files of every training task into ``folder``; those that are there stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [(task, folder / f"{task}.npz") for task in missing_tasks(folder)]
+    missing = missing_files(folder, parts)
+    paths = [folder / name for name in missing]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for count, task in enumerate(pool.imap_unordered(_make_task, files), 1):
-            print(f"data {count}/{len(files)}: {task}", flush=True)
+        for _ in tqdm(pool.imap_unordered(_make_file, paths), "frames", len(paths), unit="file", mininterval=5):
+            pass
 
 
-def missing_tasks(folder: Path) -> list[str]:
-    """Training tasks that ``folder`` has no episodes of."""
-    return [task for task in TRAINING_TASKS if not (folder / f"{task}.npz").exists()]
+def _make_file(path: Path) -> None:
+    task, _, part = path.stem.rpartition("-")
+    first = FIRST_SEED + int(part) * PLACEMENTS
+    frames = [play_placement(task, seed) for seed in range(first, first + PLACEMENTS)]
+    write_file(path, lambda part: _save(part, np.concatenate(frames)))
+    close_gl()
 
 
-def _make_task(file: tuple[str, Path]) -> str:
-    torch.set_num_threads(1)
-    task, path = file
-    columns: dict[str, list[np.ndarray]] = {}
-    seed = FIRST_SEED
-    for manner, count, every in PLAN:
-        for _ in range(count):
-            settings = SimulatorSettings("fixed" if seed % 2 else "random")
-            episode = record(task, seed, settings, manner, every, SIZE)
-            length = len(episode.frames)
-            extra = {"episode": np.full(length, seed - FIRST_SEED), "expert": np.full(length, manner == "expert")}
-            for name, values in {**vars(episode), **extra}.items():
-                columns.setdefault(name, []).append(values)
-            seed += 1
-    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    arrays: dict[str, Any] = {name: np.concatenate(values) for name, values in columns.items()}
-    np.savez(temporary, **arrays)
-    temporary.rename(path)
-    return task
+def _save(path: Path, frames: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, frames)
 
 
-@dataclass
-class Frames:
-    """All training frames, F of them, and the simulator's state that their captions come from."""
+def play_placement(task: str, seed: int) -> np.ndarray:
+    """All frames of a placement, :data:`FRAME` [F]."""
+    random = np.random.default_rng([seed, *task.encode()])
+    simulator = Simulator(task, seed, SimulatorSettings(), show_goal=True)
+    renderer = LookRenderer(simulator.env.model, "light", SIZE)
+    episodes = []
+    try:
+        simulator.reset()
+        renderer.look = Look(simulator.env.model, _thing(simulator, simulator.env.data), random)
+        for number, (manner, every, after_success) in enumerate(MANNERS):
+            if manner == "noisy" and random.random() < 0.5:
+                manner = "halted" if random.random() < 0.3 else "interrupted"
+            act = disturbed(Expert(task), manner, random)
+            episodes.append(play_episode(simulator, renderer, act, every, after_success, random))
+            episodes[-1]["episode"], episodes[-1]["expert"] = number, manner == "expert"
+    finally:
+        renderer.close()
+    frames = np.concatenate(episodes)
+    frames["placement"] = seed
+    return frames
 
-    pixels: np.ndarray  # uint8 [F, size, size, 3]
-    task: np.ndarray  # int64 [F], index into TRAINING_TASKS
-    stage: np.ndarray  # int64 [F]
-    state: Tensor  # float32 [F, 11], standardised: hand, object, goal, opening, share of the way
-    pairs: list[tuple[int, int]]  # first frame and first success of the experts' episodes
-    by_stage: list[list[np.ndarray]]  # of each task, of each of its stages: the frames
+
+def play_episode(
+    simulator: Simulator,
+    renderer: LookRenderer,
+    act: Act,
+    every: int,
+    after_success: int | None,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Frames of one episode, :data:`FRAME` [F]; placement, manner and look are left to fill in.
+
+    Args:
+        simulator: shows the goal to the expert, and has no renderer of its own.
+        renderer: draws with the placement's look.
+        act: chooses the actions.
+        every: environment steps between frames; the first success is drawn too.
+        after_success: steps that it goes on after the first success; None: to its end.
+        random: chooses the frames whose object is displaced, and where to.
+    """
+    observation = simulator.reset()
+    drawn = mujoco.MjData(simulator.env.model)
+    copy_state(simulator, drawn)
+    mark_goal(simulator.task, simulator.env, drawn)
+    rows: list[np.ndarray] = []
+    info: dict[str, float] = {}
+    succeeded, last = False, MAX_STEPS
+    for step in range(MAX_STEPS + 1):
+        success = bool(info.get("success", False))
+        if step % every == 0 or (success and not succeeded):
+            row = np.zeros((), FRAME)
+            copy_state(simulator, drawn)
+            displaced = random.random() < DISPLACED and (succeeded or not success)
+            if displaced:
+                displace(simulator.env.model, drawn, random)
+            renderer.thing = thing = _thing(simulator, drawn)
+            goal = np.asarray(simulator.env._target_pos)
+            row["pixels"] = renderer.render(drawn)
+            row["step"], row["success"], row["hand"], row["opening"] = step, success, observation[:3], observation[3]
+            row["object"], row["goal"] = renderer.look.moved(thing), renderer.look.moved(goal)
+            row["to_target"] = distance_to_target(simulator.task, info, thing, goal)
+            row["as_simulated"] = renderer.look.as_simulated and not displaced
+            rows.append(row)
+        if success and not succeeded and after_success is not None:
+            last = min(last, step + after_success)
+        succeeded = succeeded or success
+        if step >= last:
+            break
+        observation, _, _, _, info = simulator.env.step(np.clip(act(step, observation), -1, 1))
+    episode = np.stack(rows)
+    episode["to_target"][0] = episode["to_target"][1]  # nothing is known before the first step
+    return episode
 
 
-def load_frames(folder: Path) -> Frames:
-    """Read the files that :func:`make_data` wrote."""
-    pixels, tasks, all_stages, states = [], [], [], []
-    pairs: list[tuple[int, int]] = []
-    by_stage: list[list[np.ndarray]] = []
-    offset = 0
-    for index, task in enumerate(TRAINING_TASKS):
-        with np.load(folder / f"{task}.npz") as file:
-            column = {name: file[name] for name in file.files}
-        away = np.linalg.norm(column["hand"] - column["object"], axis=1)
-        episodes = [np.flatnonzero(column["episode"] == number) for number in np.unique(column["episode"])]
-        firsts = [
-            (int(rows[0]), int(rows[column["success"][rows].argmax()]))
-            for rows in episodes
-            if column["expert"][rows[0]] and column["success"][rows].any()
-        ]
-        expert = column["expert"].astype(bool)
-        scale = find_scale(away[expert], column["to_target"], np.array([last for _, last in firsts]))
-        stage_and_share = [stages(scale, away[r], column["to_target"][r], column["success"][r]) for r in episodes]
-        stage, share = (np.concatenate(columns) for columns in zip(*stage_and_share, strict=True))
-        by_stage.append([offset + np.flatnonzero(stage == s) for s in range(NUM_STAGES) if (stage == s).any()])
-        pairs += [(offset + first, offset + last) for first, last in firsts]
-        places = [column["hand"], column["object"], column["goal"]]
-        states.append(np.column_stack([*places, column["opening"], share]).astype(np.float32))
-        pixels.append(column["frames"])
-        tasks.append(np.full(len(stage), index))
-        all_stages.append(stage)
-        offset += len(stage)
-    state = torch.from_numpy(np.concatenate(states))
-    state = (state - state.mean(0)) / state.std(0)
-    return Frames(np.concatenate(pixels), np.concatenate(tasks), np.concatenate(all_stages), state, pairs, by_stage)
+def copy_state(simulator: Simulator, data: mujoco.MjData) -> None:
+    """Bring ``data`` to the simulator's state, all positions up to date."""
+    model, kind = simulator.env.model, mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(model, kind))
+    mujoco.mj_getState(model, simulator.env.data, state, kind)
+    mujoco.mj_setState(model, data, state, kind)
+    mujoco.mj_forward(model, data)
+
+
+def displace(model: mujoco.MjModel, data: mujoco.MjData, random: np.random.Generator) -> None:
+    """Put what is not the robot elsewhere: free bodies by up to 0.3 m, hinges and slides anywhere in their range."""
+    for joint in range(model.njnt):
+        if model.joint(joint).name.startswith(ROBOT):
+            continue
+        at = model.jnt_qposadr[joint]
+        if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE:
+            data.qpos[at : at + 2] += random.uniform(-0.3, 0.3, 2)
+            data.qpos[at + 2] += random.choice([0.0, random.uniform(0, 0.25)])
+        else:
+            low, high = model.jnt_range[joint] if model.jnt_limited[joint] else (-1.0, 1.0)
+            data.qpos[at] = random.uniform(low, high)
+    mujoco.mj_forward(model, data)
+
+
+def _thing(simulator: Simulator, data: mujoco.MjData) -> np.ndarray:
+    """Where ``data`` has what the gripper has to get at, [3], metres."""
+    if simulator.task in SAME_OBJECT:
+        return np.array(simulator.env._target_pos)
+    present, simulator.env.data = simulator.env.data, data
+    try:
+        return np.array(simulator.env._get_pos_objects()[:3])
+    finally:
+        simulator.env.data = present

@@ -1,8 +1,14 @@
-"""Train the embedded vision-language model: ``python scripts/train_embedded_vlm.py --out FOLDER``.
+"""Make the embedded vision-language model: ``python scripts/train_embedded_vlm.py --out FOLDER``.
 
-Two stages: ``data`` renders episodes of those of the forty tasks outside MT10 that the cache lacks;
-``train`` fits a small CLIP to the frames and their captions with CLIP's symmetric contrastive loss, in
-which every caption that is true of a frame counts as its positive.
+Two stages, each of which goes on where it was stopped: ``frames`` draws placements of the forty tasks outside
+MT10; ``train`` fits the two towers. Two losses:
+
+- *distance*: within a placement the L2 distance of two frames' embeddings is to be the distance of what they
+  show, where a frame's state is the gripper as seen from the object, the object, and (little) the opening of
+  the gripper. Not the gripper's own place: on its way to an object that is to be moved it would count twice.
+- *captions*: CLIP's symmetric contrastive loss, in which every caption that is true of a frame is its positive.
+
+A regression of positions from the embedding, dropped afterwards, helps both.
 """
 
 from __future__ import annotations
@@ -10,31 +16,131 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 import torch.distributed
 import torch.nn.functional as F
-from embedded_vlm_captions import GENERIC, NUM_STAGES, captions
-from embedded_vlm_frames import SIZE, TRAINING_TASKS, Frames, load_frames, make_data, missing_tasks
+from embedded_vlm_captions import GENERIC, NUM_STAGES, Scale, captions, find_scale, stages
+from embedded_vlm_frames import FIRST_SEED, SIZE, TRAINING_TASKS, file_names, make_frames, missing_files
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from tqdm import tqdm
+from transformers import CLIPTokenizer
 
 from furl_lightning.tasks import INSTRUCTIONS
+from furl_lightning.utils.durable import write_file
+from furl_lightning.vlm.scene_clip import SceneCLIP
 
-CROP = 120
-"""Height and width of the pictures that the model sees."""
+CROP = 112
+"""Height and width of the pictures that the model sees: the centre of a frame."""
+SHIFT = 3
+"""Pixels by which a placement's crop is off the centre at most, in training."""
+WIDTH = 128
+"""Of the embedding."""
+MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 CONTEXT = 32
 """Tokens that a text may have."""
+TOWERS: dict[str, dict[str, Any]] = {
+    "image": {"size": CROP, "width": WIDTH},
+    "text": {
+        "max_position_embeddings": CONTEXT,
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+        "projection_dim": WIDTH,
+        "hidden_act": "gelu_pytorch_tanh",
+    },
+}
+PLACEMENTS, FRAMES = 12, 14
+"""Of a process's batch: placements, each of another task, and frames of each."""
+OPENING = 0.05
+"""What the gripper's opening from 0 to 1 counts as, metres."""
+UNIT = 5.0
+"""Embedding distance of a metre in training; the saved model is scaled anew."""
+CAPTIONS, POSITIONS = 0.1, 0.5
+"""Weights of the losses beside that of the distance, which has 1."""
+
+SAVE_EVERY = 500
+"""Steps."""
+HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
+"""Without it float32 is faster; the models differ in little."""
+
+
+@dataclass
+class Frames:
+    """All training frames by placement; P of them."""
+
+    files: list[np.ndarray]  # rows as embedded_vlm_frames.FRAME has them, on disk
+    task: list[int]  # of each placement, [P], an index of TRAINING_TASKS
+    file: list[int]  # that it is in, [P]
+    rows: list[np.ndarray]  # of that file, [P][F]
+    stage: list[np.ndarray]  # of each frame, [P][F]; -1 where no caption holds
+    successes: list[np.ndarray]  # the frames that show success, [P]
+    by_task: dict[int, list[int]]  # the placements of each task
+
+
+def load_frames(folder: Path, parts: int, without: Sequence[str]) -> Frames:
+    """Open the files of frames, pixels left on disk.
+
+    Args:
+        folder: that :func:`~embedded_vlm_frames.make_frames` wrote.
+        parts: files of each task.
+        without: training tasks that are left out.
+    """
+    frames = Frames([], [], [], [], [], [], {})
+    for number, task in enumerate(TRAINING_TASKS):
+        if task in without:
+            continue
+        files = [np.load(folder / f"{task}-{part}.npy", mmap_mode="r") for part in range(parts)]
+        columns = ("hand", "object", "to_target", "success", "expert", "as_simulated", "placement", "episode")
+        tables = [{name: np.array(file[name]) for name in columns} for file in files]
+        whole = {name: np.concatenate([table[name] for table in tables]) for name in columns}
+        scale = task_scale(whole)
+        for file, table in zip(files, tables, strict=True):
+            stage = np.full(len(file), -1)
+            for placement in np.unique(table["placement"]):
+                rows = np.flatnonzero(table["placement"] == placement)
+                for episode in np.unique(table["episode"][rows]):
+                    told = rows[(table["episode"][rows] == episode) & table["as_simulated"][rows]]
+                    if len(told) > 1 and scale is not None:
+                        away = np.linalg.norm(table["hand"][told] - table["object"][told], axis=1)
+                        stage[told] = stages(scale, away, table["to_target"][told], table["success"][told])[0]
+                frames.by_task.setdefault(number, []).append(len(frames.task))
+                frames.task.append(number)
+                frames.file.append(len(frames.files))
+                frames.rows.append(rows)
+                frames.stage.append(stage[rows])
+                frames.successes.append(np.flatnonzero(table["success"][rows]))
+            frames.files.append(file)
+    return frames
+
+
+def task_scale(table: dict[str, np.ndarray]) -> Scale | None:
+    """What a task's distances are measured against for its captions; None where the frames do not tell.
+
+    Args:
+        table: columns of all frames of the task.
+    """
+    expert = table["expert"] & table["as_simulated"]
+    order = np.flatnonzero(expert & table["success"])
+    if not len(order):
+        return None
+    _, firsts = np.unique(table["placement"][order], return_index=True)
+    away = np.linalg.norm(table["hand"][expert] - table["object"][expert], axis=1)
+    return find_scale(away, table["to_target"], order[firsts])
 
 
 class CaptionTable:
@@ -48,6 +154,18 @@ class CaptionTable:
         for task, table in enumerate(of_task):
             for text, weights in table.items():
                 self.weight[task, :, column[text]] = torch.tensor(weights)
+
+    def batch(self, task: Tensor, stage: Tensor, random: np.random.Generator) -> tuple[list[str], Tensor]:
+        """Captions for frames [B] of these tasks and stages, and their weights [B, captions].
+
+        Those of the frames, half of the rest of their tasks', and a few of other tasks'.
+        """
+        weight = self.weight[task, stage]
+        of_tasks = self.weight[task.unique()].sum((0, 1)) > 0
+        chosen = of_tasks & (torch.from_numpy(random.random(len(self.texts))) < 0.5)
+        chosen |= torch.from_numpy(random.random(len(self.texts))) < 0.05
+        chosen |= F.one_hot(weight.argmax(1), len(self.texts)).sum(0) > 0
+        return [self.texts[number] for number in chosen.nonzero()[:, 0]], weight[:, chosen]
 
 
 def make_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
@@ -65,92 +183,79 @@ def make_tokenizer(texts: Sequence[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
 
 
-def make_model(vocabulary: int) -> CLIPModel:
-    """A CLIP of about four million parameters with random weights."""
-    tower = {"hidden_act": "gelu_pytorch_tanh", "attention_dropout": 0.0}
-    return CLIPModel(
-        CLIPConfig(
-            vision_config={
-                "image_size": CROP,
-                "patch_size": 40,
-                "hidden_size": 256,
-                "intermediate_size": 1024,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 4,
-                **tower,
-            },
-            text_config={
-                "vocab_size": vocabulary,
-                "max_position_embeddings": CONTEXT,
-                "hidden_size": 128,
-                "intermediate_size": 512,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "bos_token_id": 0,
-                "eos_token_id": 1,
-                "pad_token_id": 1,
-                **tower,
-            },
-            projection_dim=256,
-        )
-    )
+def normalised(pixels: Tensor) -> Tensor:
+    """From uint8 [B, crop, crop, 3] to what the network takes, float32 [B, 3, crop, crop]."""
+    x = pixels.permute(0, 3, 1, 2).float() / 255
+    return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
-@torch.no_grad()
-def whiten_patches(model: CLIPModel, frames: Frames, settings: CLIPImageProcessorPil) -> None:
-    """Initialise the patch embeddings so that they show where a frame differs from the average frame, and how.
-
-    The camera never moves, so that nearly all of a frame is the same in all frames; from random weights
-    most of the training goes into learning that. The embedding's filters are set to the principal
-    components of the patches, and each position's vector cancels the average patch there.
-    """
-    rows = np.random.default_rng(0).choice(len(frames.task), 2000, replace=False)
+def cropped(pixels: np.ndarray, down: int = 0, right: int = 0) -> Tensor:
+    """The centre of frames [B, size, size, 3], or what lies down and right of it in pixels: [B, crop, crop, 3]."""
     edge = (SIZE - CROP) // 2
-    x = torch.from_numpy(frames.pixels[np.sort(rows)]).permute(0, 3, 1, 2)[..., edge : edge + CROP, edge : edge + CROP]
-    embeddings = model.vision_model.embeddings
-    size = embeddings.patch_embedding.kernel_size[0]
-    patches = F.unfold(normalise(x.float() / 255, settings), size, stride=size).transpose(1, 2)  # [N, P, 3 * size^2]
-    mean = patches.mean(0)
-    centred = (patches - mean).flatten(0, 1)
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-    values, vectors = values.flip(0), vectors.flip(1)
-    width = embeddings.patch_embedding.out_channels
-    filters = (vectors[:, :width] / (values[:width] + values[width // 5]).sqrt()).T  # [width, 3 * size^2]
-    embeddings.patch_embedding.weight.copy_(filters.view_as(embeddings.patch_embedding.weight))
-    places = embeddings.position_embedding.weight
-    places.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
-    places[1:] -= mean @ filters.T
+    top, left = edge + down, edge + right
+    return torch.from_numpy(np.ascontiguousarray(pixels[:, top : top + CROP, left : left + CROP]))
 
 
-def batches(frames: Frames, random: np.random.Generator, tasks: int, each: int) -> Iterator[np.ndarray]:
-    """Indices of frames, endlessly: many frames of a few tasks, all stages equally often.
+def jittered(x: Tensor, random: np.random.Generator) -> Tensor:
+    """Change brightness, contrast and colour of normalised pictures [B, 3, H, W], and add noise."""
+    batch = len(x)
+    gain = random.normal(1, 0.08, (batch, 1, 1, 1)) * random.normal(1, 0.03, (batch, 3, 1, 1))
+    shift = random.normal(0, 0.1, (batch, 1, 1, 1)) + random.normal(0, 0.03, (batch, 3, 1, 1))
+    noise = random.standard_normal(tuple(x.shape), np.float32) * 0.03
+    return x * torch.from_numpy(gain).float() + torch.from_numpy(shift).float() + torch.from_numpy(noise)
 
-    The negatives of a frame are so the same scene at other stages, not just other scenes.
+
+@dataclass
+class Batch:
+    """Frames of P placements, F of each, B = P * F in all."""
+
+    pixels: Tensor  # float32 [B, 3, crop, crop]
+    hand: Tensor  # float32 [B, 3]
+    thing: Tensor  # float32 [B, 3]
+    opening: Tensor  # float32 [B, 1]
+    task: Tensor  # int64 [B]
+    stage: Tensor  # int64 [B]; -1 where no caption holds
+
+
+def draw_batch(frames: Frames, random: np.random.Generator) -> Batch:
+    """Placements of different tasks; of each some frames, one of which is a success where there is one."""
+    chosen_tasks = random.choice(list(frames.by_task), PLACEMENTS, replace=False)
+    chosen = [int(random.choice(frames.by_task[task])) for task in chosen_tasks]
+    pictures: list[Tensor] = []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("hand", "object", "opening")}
+    tasks, all_stages = [], []
+    for placement in chosen:
+        file, rows = frames.files[frames.file[placement]], frames.rows[placement]
+        pick = random.choice(len(rows), FRAMES, replace=len(rows) < FRAMES)
+        if len(frames.successes[placement]):
+            pick[0] = random.choice(frames.successes[placement])
+        down, right = random.integers(-SHIFT, SHIFT + 1, 2)
+        sample = file[rows[pick]]
+        pictures.append(cropped(sample["pixels"], int(down), int(right)))
+        for name, values in columns.items():
+            values.append(sample[name])
+        tasks += [frames.task[placement]] * FRAMES
+        all_stages.append(frames.stage[placement][pick])
+    hand, thing, opening = (torch.from_numpy(np.concatenate(values)) for values in columns.values())
+    return Batch(
+        jittered(normalised(torch.cat(pictures)), random),
+        hand, thing, opening[:, None], torch.tensor(tasks), torch.from_numpy(np.concatenate(all_stages)),
+    )  # fmt: skip
+
+
+def distance_loss(embedding: Tensor, batch: Batch) -> Tensor:
+    """How far the embeddings' distances within placements are from the states'.
+
+    Args:
+        embedding: of the batch's frames, [B, width].
+        batch: what they show.
     """
-    while True:
-        rows: list[int] = []
-        for task in random.choice(len(frames.by_stage), tasks, replace=False):
-            piles = frames.by_stage[task]
-            first = random.integers(len(piles))
-            rows += [int(random.choice(piles[(first + number) % len(piles)])) for number in range(each)]
-        yield np.array(rows)
-
-
-def augment(pixels: np.ndarray, random: np.random.Generator, settings: CLIPImageProcessorPil) -> Tensor:
-    """Crop anywhere, change brightness, contrast and colour, normalise: float32 [B, 3, crop, crop]."""
-    cropped = np.empty((len(pixels), CROP, CROP, 3), np.uint8)
-    for row, (top, left) in enumerate(random.integers(0, SIZE - CROP + 1, (len(pixels), 2))):
-        cropped[row] = pixels[row, top : top + CROP, left : left + CROP]
-    x = torch.from_numpy(cropped).permute(0, 3, 1, 2).float() / 255
-    gain = torch.from_numpy(random.normal(1, 0.12, (len(x), 1, 1, 1)) * random.normal(1, 0.05, (len(x), 3, 1, 1)))
-    shift = torch.from_numpy(random.normal(0, 0.04, (len(x), 1, 1, 1)))
-    x = (x * gain.float() + shift.float()).clamp(0, 1)
-    return normalise(x, settings)
-
-
-def normalise(x: Tensor, settings: CLIPImageProcessorPil) -> Tensor:
-    """From [0, 1] to what the network takes, [B, 3, H, W]."""
-    return (x - torch.tensor(settings.image_mean)[:, None, None]) / torch.tensor(settings.image_std)[:, None, None]
+    state = torch.cat([batch.hand - batch.thing, batch.thing, OPENING * batch.opening], 1) * UNIT
+    states, embeddings = state.view(PLACEMENTS, FRAMES, -1), embedding.view(PLACEMENTS, FRAMES, -1)
+    first, second = torch.triu_indices(FRAMES, FRAMES, 1)
+    wanted = (states[:, first] - states[:, second]).norm(dim=-1)
+    distance = ((embeddings[:, first] - embeddings[:, second]).square().sum(-1) + 1e-6).sqrt()
+    return F.smooth_l1_loss(distance, wanted, beta=0.1)
 
 
 def contrastive_loss(cosine: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
@@ -170,159 +275,202 @@ def contrastive_loss(cosine: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
     return (image_loss + text_loss) / 2
 
 
-def train(
-    rank: int,
-    processes: int,
-    meeting: str,
-    cache: Path,
-    out: Path,
-    minutes: float,
-    steps: int | None,
-    seed: int,
-    early: float,
-) -> None:
-    """Fit the model for ``steps`` steps, or else ``minutes`` of wall-clock time, and save it to ``out``.
+class Training(nn.Module):
+    """The network with all that is trained, and its losses.
 
-    With ``early`` it is saved a first time after that many minutes, or that share of ``minutes`` in steps.
+    Args:
+        vocabulary: tokens of the tokenizer.
+        batch: whose positions' means and deviations are the regression's units.
+    """
+
+    def __init__(self, vocabulary: int, batch: Batch) -> None:
+        super().__init__()
+        self.network = SceneCLIP(TOWERS["image"], TOWERS["text"] | {"vocab_size": vocabulary}, normalised=True)
+        self.log_scale = nn.Parameter(torch.tensor(2.6))
+        positions = positions_of(batch)
+        self.positions = nn.Linear(WIDTH, positions.shape[1])
+        self.mean, self.std = nn.Buffer(positions.mean(0)), nn.Buffer(positions.std(0))
+        self.network.image.cancel(batch.pixels.mean(0))
+
+    def forward(self, batch: Batch, tokens: Any, weight: Tensor) -> Tensor:
+        """The three losses, [3]: of distance, captions and positions."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
+            image = self.network.image(batch.pixels)
+            text = self.network.text(**tokens).text_embeds
+        image, text, told = image.float(), text.float(), batch.stage >= 0
+        cosine = F.normalize(image[told], dim=-1) @ F.normalize(text, dim=-1).T
+        wanted = (positions_of(batch) - self.mean) / self.std
+        return torch.stack(
+            [
+                distance_loss(image, batch),
+                contrastive_loss(cosine, self.log_scale.exp().clamp(max=60), weight),
+                F.smooth_l1_loss(self.positions(image), wanted),
+            ]
+        )
+
+
+def positions_of(batch: Batch) -> Tensor:
+    """What the regression is to find, [B, 10]."""
+    return torch.cat([batch.hand, batch.thing, batch.hand - batch.thing, batch.opening], 1)
+
+
+def train(rank: int, processes: int, meeting: str, settings: argparse.Namespace) -> None:
+    """Take the steps that ``settings.out`` does not have yet, and save the model there.
 
     Every process draws its own batches and has one thread, because on a busy machine two threads of
-    one process wait for each other most of the time. Gradients are averaged.
+    one process wait for each other most of the time. Gradients are averaged. A step's batch follows from the
+    seed, the process and the step's number, so that a resumed training is the same as one that was not stopped.
     """
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{meeting}/point", rank=rank, world_size=processes)
-    frames = load_frames(cache)
-    torch.manual_seed(seed)
-    random = np.random.default_rng([seed, rank])
+    frames = load_frames(settings.frames, settings.parts, settings.without)
     table = CaptionTable()
     tokenizer = make_tokenizer([*table.texts, *INSTRUCTIONS.values()])
-    settings = CLIPImageProcessorPil(size={"height": SIZE, "width": SIZE}, crop_size={"height": CROP, "width": CROP})
-    model = make_model(len(tokenizer)).train()
-    whiten_patches(model, frames, settings)
-    # Regression of the simulator's state teaches the image tower where things are; it is dropped afterwards.
-    regression = nn.Linear(model.config.projection_dim, frames.state.shape[1])
-    parameters = [*model.parameters(), *regression.parameters()]
-    matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    torch.manual_seed(settings.seed)
+    training = Training(
+        len(tokenizer), joined([draw_batch(frames, generator(settings.seed, 0, -n)) for n in range(1, 9)])
+    )
+    matrices = [p for p in training.parameters() if p.ndim > 1]
+    vectors = [p for p in training.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
-    start, progress, totals = time.monotonic(), 0.0, torch.zeros(3)
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    if rank == 0:
-        print(f"{len(frames.task)} frames, {len(table.texts)} captions, {len(tokenizer)} tokens, ", end="")
-        print(f"{size:.2f} million parameters", flush=True)
-    for step, rows in enumerate(batches(frames, random, tasks=10, each=15), 1):
-        lr = 1e-3 * min(1.0, step / 40) * (0.5 + 0.5 * np.cos(np.pi * progress))
+    state, start = settings.out / f"training-{rank}.pt", 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        training.load_state_dict(saved["training"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start = saved["step"]
+    bar = tqdm(range(start, settings.steps), "training", initial=start, total=settings.steps, disable=rank > 0)
+    recent: list[Tensor] = []
+    for step in bar:
+        lr = 2e-3 * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * np.cos(np.pi * step / settings.steps))
         for group in optimizer.param_groups:
             group["lr"] = lr
-        weight = table.weight[frames.task[rows], frames.stage[rows]]  # [B, caption]
-        # The images' texts, half of those of their tasks, and a few of the rest of the table.
-        of_tasks = table.weight[np.unique(frames.task[rows])].sum((0, 1)) > 0
-        in_batch = of_tasks & (torch.from_numpy(random.random(len(table.texts))) < 0.5)
-        in_batch |= torch.from_numpy(random.random(len(table.texts))) < 0.05
-        in_batch |= F.one_hot(weight.argmax(1), len(table.texts)).sum(0) > 0
-        texts = [table.texts[number] for number in in_batch.nonzero()[:, 0]]
-        tokens = tokenizer(texts, padding=True, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16):
-            image = model.get_image_features(pixel_values=augment(frames.pixels[rows], random, settings)).pooler_output
-            text = model.get_text_features(**tokens).pooler_output
-        image, text = image.float(), text.float()
-        cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-        contrast = contrastive_loss(cosine, model.logit_scale.exp().clamp(max=60), weight[:, in_batch])
-        state = F.smooth_l1_loss(regression(image), frames.state[rows])
+        random = generator(settings.seed, rank, step)
+        batch = draw_batch(frames, random)
+        told = batch.stage >= 0
+        texts, weight = table.batch(batch.task[told], batch.stage[told], random)
+        losses = training(batch, tokenizer(texts, padding=True, return_tensors="pt"), weight)
         optimizer.zero_grad()
-        (contrast + state).backward()
-        elapsed = step / steps if steps else (time.monotonic() - start) / 60 / minutes
-        progress = average_gradients(parameters, elapsed)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        (losses @ torch.tensor([1.0, CAPTIONS, POSITIONS])).backward()
+        average_gradients(list(training.parameters()))
+        nn.utils.clip_grad_norm_(training.parameters(), 1.0)
         optimizer.step()
-        totals += torch.tensor([1.0, contrast.item(), state.item()])
-        if step % 10 == 0:
+        recent = [*recent[-99:], losses.detach()]
+        if step % 20 == 0:
+            distance, contrast, positions = torch.stack(recent).mean(0).tolist()
+            bar.set_postfix_str(f"distance {distance:.4f} captions {contrast:.3f} positions {positions:.4f}")
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
+            kept = {"training": training.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            write_file(state, lambda part, kept=kept: torch.save(kept, part))  # type: ignore[misc]
             if rank == 0:
-                print(
-                    f"step {step}, {100 * progress:.1f} % done, contrast {totals[1] / totals[0]:.3f}, "
-                    f"state {totals[2] / totals[0]:.4f}, scale {model.logit_scale.exp().item():.1f}, lr {lr:.2e}",
-                    flush=True,
-                )
-            totals.zero_()
-        if progress >= 1:
-            break
-        if early and progress * minutes >= early:
-            if rank == 0:
-                save(model, tokenizer, settings, frames, out)
-            early = 2.5 * early
-    if rank == 0:
-        save(model, tokenizer, settings, frames, out)
+                save(training.network, tokenizer, frames, settings.out)
     torch.distributed.destroy_process_group()
 
 
-def average_gradients(parameters: Sequence[nn.Parameter], number: float) -> float:
-    """Average gradients over the processes, and a number with them, which is returned."""
+def generator(seed: int, rank: int, step: int) -> np.random.Generator:
+    """The random numbers of one step of one process; steps below 0 are the beginning's."""
+    return np.random.default_rng([seed, rank, step + 1000])
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches as one."""
+    return Batch(*(torch.cat([getattr(batch, field.name) for batch in batches]) for field in fields(Batch)))
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Average gradients over the processes."""
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), torch.tensor([number])])
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
-    pieces = flat.split([*(p.numel() for p in parameters), 1])
-    for parameter, piece in zip(parameters, pieces[:-1], strict=True):
+    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = piece.view_as(parameter)
-    return float(pieces[-1])
 
 
 @torch.no_grad()
-def save(
-    model: CLIPModel, tokenizer: CLIPTokenizer, settings: CLIPImageProcessorPil, frames: Frames, out: Path
-) -> None:
-    """Scale the image embedding and write the model's folder in half precision.
+def save(network: SceneCLIP, tokenizer: CLIPTokenizer, frames: Frames, out: Path) -> None:
+    """Write the model's folder in half precision, the image embedding scaled.
 
     The scale makes the median L2 distance between the first frame and the first success of the
     experts' episodes 1, so that the reward alignment's ``l2_margin`` of 0.25 is a quarter of the way.
     """
-    model.eval()
-    ends = []
-    for end in range(2):
-        rows = np.array([pair[end] for pair in frames.pairs])
-        x = torch.from_numpy(frames.pixels[rows]).permute(0, 3, 1, 2).float() / 255
-        edge = (SIZE - CROP) // 2
-        x = normalise(x[..., edge : edge + CROP, edge : edge + CROP], settings)
-        ends.append(model.get_image_features(pixel_values=x).pooler_output)
-    factor = 1 / (ends[0] - ends[1]).norm(dim=-1).median()
-    scaled = CLIPModel(model.config)
-    scaled.load_state_dict(model.state_dict())
-    scaled.visual_projection.weight.mul_(factor)
-    scaled.half().save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    settings.save_pretrained(out)
+    network.eval()
+    image = network.image.fused()
+    network.train()
+    ends = [first_and_success(frames, placement) for placement in range(0, len(frames.task), 4)]
+    pictures = [torch.stack(side) for side in zip(*(pair for pair in ends if pair is not None), strict=True)]
+    first, success = (image(normalised(picture)) for picture in pictures)
+    last = image.head[-1]
+    assert isinstance(last, nn.Linear)
+    factor = 1 / (first - success).norm(dim=-1).median()
+    last.weight.mul_(factor)
+    last.bias.mul_(factor)
+    weights = {f"image.{name}": tensor.half().contiguous() for name, tensor in image.state_dict().items()}
+    weights |= {f"text.{name}": tensor.half().contiguous() for name, tensor in network.text.state_dict().items()}
+    write_file(out / "model.safetensors", lambda part: safetensors.torch.save_file(weights, part))
     (out / "model.safetensors").chmod(0o644)  # the library leaves it readable to its owner alone
-    print(f"saved to {out}, image embedding scaled by {factor:.4f}", flush=True)
-    model.train()
+    towers = {"image": TOWERS["image"], "text": TOWERS["text"] | {"vocab_size": len(tokenizer)}}
+    side, crop = {"height": SIZE, "width": SIZE}, {"height": CROP, "width": CROP}
+    preprocessing = {
+        "size": side, "crop_size": crop, "do_center_crop": True, "resample": 3, "rescale_factor": 1 / 255,
+        "image_mean": MEAN, "image_std": STD,
+    }  # fmt: skip
+    for name, content in {"config.json": towers, "preprocessor_config.json": preprocessing}.items():
+        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+    tokenizer.save_pretrained(out)
+
+
+def first_and_success(frames: Frames, placement: int) -> tuple[Tensor, Tensor] | None:
+    """Pictures of a placement's beginning and of its expert's first success; None if it has none."""
+    file, rows = frames.files[frames.file[placement]], frames.rows[placement]
+    expert = rows[file["expert"][rows]]
+    successes = expert[file["success"][expert]]
+    if not len(successes):
+        return None
+    return cropped(file["pixels"][expert[:1]])[0], cropped(file["pixels"][successes[:1]])[0]
+
+
+def data_card(folder: Path, parts: int, out: Path) -> None:
+    """Write what the frames are into ``data_card.json``."""
+    files = [np.load(folder / name, mmap_mode="r") for name in file_names(parts)]
+    card = {
+        "frames": sum(len(file) for file in files),
+        "size": SIZE,
+        "tasks": list(TRAINING_TASKS),
+        "placements": sum(len(np.unique(file["placement"])) for file in files),
+        "first_seed": FIRST_SEED,
+        "share of success": float(np.mean([file["success"].mean() for file in files])),
+        "share as simulated": float(np.mean([file["as_simulated"].mean() for file in files])),
+        "drawn": "light, camera corner2, the centre 192 of 256 of its view",
+    }
+    (out / "data_card.json").write_text(json.dumps(card, indent=2) + "\n")
 
 
 def main() -> None:
     """Run one stage or both."""
-    parser = argparse.ArgumentParser(description="Train the embedded vision-language model.")
-    parser.add_argument("--stage", choices=["all", "data", "train"], default="all")
+    parser = argparse.ArgumentParser(description="Make the embedded vision-language model.")
+    parser.add_argument("--stage", choices=["all", "frames", "train"], default="all")
     parser.add_argument("--out", type=Path, default=Path("build/embedded_vlm/model"), help="the model's folder")
-    parser.add_argument("--cache", type=Path, default=Path("build/embedded_vlm"), help="for the rendered episodes")
-    parser.add_argument("--minutes", type=float, default=20.0, help="wall-clock time for the training itself")
-    parser.add_argument("--steps", type=int, help="steps in place of --minutes, which can be repeated exactly")
-    parser.add_argument(
-        "--early", type=float, default=0.0, help="minutes after which the model is also saved; 0: at the end only"
-    )
-    parser.add_argument("--processes", type=int, default=2, help="for rendering and for training")
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and augmentation")
-    args = parser.parse_args()
-    if args.minutes <= 0:
-        parser.error(f"--minutes must be above 0, not {args.minutes}")
-    if args.steps is not None and args.steps < 1:
-        parser.error(f"--steps must be at least 1, not {args.steps}")
-    if args.processes < 1:
-        parser.error(f"--processes must be at least 1, not {args.processes}")
-    if args.stage != "train":
-        make_data(args.cache, args.processes)
-    if args.stage != "data":
-        if missing := missing_tasks(args.cache):
-            parser.error(f"{args.cache} has no episodes of {', '.join(missing)}; run --stage data first")
+    parser.add_argument("--frames", type=Path, default=Path("build/embedded_vlm/frames"), help="9 GB of them")
+    parser.add_argument("--parts", type=int, default=8, help="files of five placements for each task")
+    parser.add_argument("--steps", type=int, default=12_000, help="of training")
+    parser.add_argument("--processes", type=int, default=2, help="for drawing and for training")
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and jitter")
+    parser.add_argument("--without", nargs="*", default=[], choices=TRAINING_TASKS, metavar="TASK", help="left out")
+    settings = parser.parse_args()
+    for name in ("parts", "steps", "processes"):
+        if getattr(settings, name) < 1:
+            parser.error(f"--{name} must be at least 1, not {getattr(settings, name)}")
+    if settings.stage != "train":
+        make_frames(settings.frames, settings.parts, settings.processes)
+    if settings.stage != "frames":
+        if missing := missing_files(settings.frames, settings.parts):
+            parser.error(f"{settings.frames} lacks {missing[0]} and {len(missing) - 1} more; run --stage frames first")
+        settings.out.mkdir(parents=True, exist_ok=True)
+        data_card(settings.frames, settings.parts, settings.out)
         with tempfile.TemporaryDirectory() as meeting:
-            settings = (args.processes, meeting, args.cache, args.out, args.minutes, args.steps, args.seed, args.early)
-            spawn(train, settings, nprocs=args.processes)
+            spawn(train, (settings.processes, meeting, settings), nprocs=settings.processes)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from furl_lightning.commands.fit import fit
+from furl_lightning.training.identity import FRAMES
 
 from .conftest import SMALL, Run
 from .openai_clip import openai_weights, save_tokenizer
@@ -49,14 +50,17 @@ def test_quick_trains_with_a_clip_and_refuses_other_weights(tmp_path: Path, caps
 
 
 def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
-    """Other families through the same command, in the other precision."""
+    """Other families through the same command, in the other precision, in light at the size that each sees."""
+    light = {"data__env__render": "light", "data__env_steps": 60}
     siglip = save_siglip(tmp_path / "siglip")
     rounded = {"model__vlm__precision": "bfloat16", "allow_slow_bfloat16": "true"}
-    run("sig", model__vlm="SigLIP", model__vlm__path=siglip, **rounded, data__env_steps=60)
+    saved = run("sig", model__vlm="SigLIP", model__vlm__path=siglip, **rounded, **light)
+    assert "48 x 48 pixels" in saved["identity"][FRAMES]
     tokenizer = save_tokenizer(tmp_path / "words")
     torch.save({"liv": {f"module.model.{name}": t for name, t in openai_weights().items()}}, tmp_path / "model.pt")
     settings = {"model__vlm": "LIV", "model__vlm__path": tmp_path / "model.pt", "model__vlm__tokenizer": tokenizer}
-    saved = run("robots", **settings, data__env_steps=60)
+    saved = run("robots", **settings, **light)
+    assert "64 x 64 pixels" in saved["identity"][FRAMES]
     assert "of width 20" in saved["identity"]["model.vlm"]
 
 

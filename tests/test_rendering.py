@@ -15,24 +15,25 @@ import torch
 from furl_lightning.envs.fleet import Fleet
 from furl_lightning.envs.graphics_device import EGLDevice, egl_devices, number_of, software_beside_cuda
 from furl_lightning.envs.rendering import (
-    FRAME_SIZE,
     PICTURE_SIZE,
     NoGL,
-    RenderQuality,
+    Renderer,
     _refuse_device_that_is_not_there,
     renderer_name,
 )
 from furl_lightning.envs.simulator import Simulator, SimulatorSettings
+from furl_lightning.pictures import FRAME_SIZE, RenderQuality
 from furl_lightning.tasks import Agent
 
 from .conftest import Run
 
 RENDERED = SimulatorSettings("fixed", "fast")
+LIGHT = SimulatorSettings("fixed", "light", size=112)
 POINTS = [(-0.3, 0.5, 0.02), (0.3, 0.5, 0.02), (0.25, 0.5, 0.3), (-0.25, 0.5, 0.35)]
 
 
 def walk(simulator: Simulator, steps: int = 20, seed: int = 0) -> np.ndarray:
-    """The frame after some random steps, uint8 [192, 192, 3]."""
+    """The frame after some random steps, uint8 [size, size, 3]."""
     random = np.random.default_rng(seed)
     simulator.reset()
     for _ in range(steps):
@@ -63,13 +64,67 @@ def test_two_simulators_alive_draw_as_each_alone() -> None:
     second.close()
 
 
+def test_light_and_full_alive_draw_as_each_alone() -> None:
+    """Two renderers of one model even, and each after the other."""
+    alone = {}
+    for settings in (LIGHT, SimulatorSettings("fixed", "full")):
+        simulator = Simulator("drawer-open", 0, settings)
+        alone[settings.render] = walk(simulator)
+        simulator.close()
+    assert alone["light"].shape == (112, 112, 3) and alone["full"].shape == (192, 192, 3)
+    light, full = Simulator("drawer-open", 0, LIGHT), Simulator("drawer-open", 0, SimulatorSettings("fixed", "full"))
+    other = Renderer(full.env.model, "light", 112)
+    for _ in range(2):
+        assert np.array_equal(walk(full), alone["full"])
+        assert np.array_equal(walk(light), alone["light"])
+        assert np.array_equal(full.frame(), alone["full"])
+        assert np.array_equal(other.render(full.drawn_state()), alone["light"])
+    light.close()
+    assert np.array_equal(full.frame(), alone["full"])
+    other.close()
+    full.close()
+
+
+def test_light_is_the_same_scene() -> None:
+    """At any size: nearly as the fast picture of that size, and not the same."""
+    simulator = Simulator("drawer-open", 0)
+    simulator.reset()
+    for size in (64, 192, 256):
+        frames = []
+        for quality in ("fast", "light"):
+            renderer = Renderer(simulator.env.model, quality, size)
+            frames.append(renderer.render(simulator.env.data).astype(int))
+            renderer.close()
+        difference = np.abs(frames[0] - frames[1])
+        assert difference.shape == (size, size, 3)
+        assert 0.1 < difference.mean() < 2 and (difference.max(-1) > 32).mean() < 0.04
+
+
+def test_physics_is_the_same_with_and_without_pictures() -> None:
+    """Every number of the simulator's state, bit for bit."""
+    states = []
+    for settings in (LIGHT, SimulatorSettings("fixed")):
+        simulator, random = Simulator("drawer-open", 0, settings), np.random.default_rng(0)
+        simulator.reset()
+        model, data = simulator.env.model, simulator.env.data
+        for _ in range(30):
+            simulator.step(random.uniform(-1, 1, 4).astype(np.float32))
+            if settings.render is not None:
+                simulator.frame()
+        state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        states.append(np.concatenate([state, data.xpos.reshape(-1), data.qacc, model.mesh_vert.reshape(-1)]))
+        simulator.close()
+    assert np.array_equal(states[0], states[1])
+
+
 def test_frames_do_not_depend_on_the_number_of_workers() -> None:
-    """Pixels, observations and success of a fleet in this process, in one worker and in two."""
+    """Pixels and observations of a fleet in this process and in two workers: one process draws what another does."""
     agents = [Agent("drawer-close", 0), Agent("reach", 1), Agent("window-open", 0)]
     action = np.random.default_rng(0).uniform(-1, 1, (5, 3, 4)).astype(np.float32)
     seen = []
     for workers in (0, 2):
-        fleet = Fleet(agents, RENDERED, workers)
+        fleet = Fleet(agents, LIGHT, workers)
         fleet.reset()
         for a in action:
             fleet.arrays.action[:] = a

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from furl_lightning.analysis.probe import ScoredEpisode
+from furl_lightning.analysis.probe import DISTANCE, ScoredEpisode
 from furl_lightning.analysis.report import Method, Totals
 from furl_lightning.envs.episodes import Manner
 
@@ -102,7 +102,7 @@ def draw_rewards(
         rewards: by kind of reward, the zero-shot one first: the episodes, an expert's first.
         measures: the task's measures of each kind of reward.
     """
-    figure = Figure(figsize=(10, 5.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(max(10, 5 * len(rewards)), 5.6), dpi=100, layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.7, 3.9])
     frames, curves = parts
     _, expert = next(iter(rewards.values()))[0]
@@ -133,7 +133,7 @@ def draw_rewards(
             fontsize=10,
         )
         axis.set_xlabel("environment step (star: first success)")
-        axis.set_ylabel("VLM reward (cosine)")
+        axis.set_ylabel("minus L2 distance of embeddings" if kind == DISTANCE else "VLM reward (cosine)")
         axis.grid(alpha=0.3)
     legend = [Line2D([], [], color=colour, label=manner) for manner, colour in MANNER_COLOURS.items()]
     panels[0].legend(handles=legend, fontsize=8)

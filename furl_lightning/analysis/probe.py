@@ -1,14 +1,14 @@
-"""How fuzzy a VLM's reward is: how it orders experts' episodes, and how it tells success from failure.
+"""How fuzzy a VLM's reward is: how it orders episodes, and how it tells success from failure.
 
-The reward is the cosine of frame and instruction, or an aligned one; every measure is of its order alone,
-except the gap.
+The reward is the cosine of frame and instruction, an aligned one, or the closeness to the goal image, which is what a
+run learns from before its first success; every measure is of its order alone, except the gap.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-from furl_lightning.envs.episodes import Episode
+from furl_lightning.envs.episodes import Episode, Manner
 from furl_lightning.vlm import VLM
 
 
@@ -55,7 +55,15 @@ class ScoredEpisode:
     def zero_shot(cls, vlm: VLM, task: str, episode: Episode, instruction: Tensor) -> Self:
         """Scored by the cosine of each frame's embedding and the instruction's, [width] or [1, width]."""
         embedding = vlm.encode_images(torch.from_numpy(episode.frames)).cpu()
-        return cls(task, episode, embedding, F.cosine_similarity(embedding, instruction.cpu(), dim=-1).numpy())
+        return cls(task, episode, embedding, np.empty(0)).likeness(instruction)
+
+    def likeness(self, text: Tensor) -> Self:
+        """The same episode with another reward: the cosine of embeddings and a text's, [width] or [1, width]."""
+        return replace(self, reward=F.cosine_similarity(self.embedding, text.cpu(), dim=-1).numpy())
+
+    def closeness(self, goal: Tensor) -> Self:
+        """The same episode with another reward: minus the L2 distance of embeddings to a goal image's, [width]."""
+        return replace(self, reward=-(self.embedding - goal.cpu()).norm(dim=-1).numpy())
 
     @property
     def success(self) -> int | None:
@@ -77,6 +85,11 @@ class ScoredEpisode:
         """Spearman's rank correlation of reward and time up to the first success."""
         return spearman(self.reward[self.way_in], self.episode.step[self.way_in])
 
+    def dense_correlation(self, manner: Manner) -> float:
+        """Spearman's rank correlation with Meta-World's dense reward; of noisy episodes up to the first success."""
+        part = self.way_in if manner == "noisy" else slice(None)
+        return spearman(self.reward[part], self.episode.reward[part])
+
     def peak(self) -> float:
         """When the reward is greatest, as a share of the time to the first success; NaN without success."""
         if self.success is None:
@@ -93,6 +106,8 @@ class ScoredEpisode:
 MEASURES = {
     "correlation": "rank correlation with time, experts (1 is best)",
     "perturbed": "rank correlation with the dense reward, perturbed and failed episodes (1 is best)",
+    "noisy": "rank correlation with the dense reward, noisy experts up to the first success (1 is best)",
+    "random": "rank correlation with the dense reward, random episodes (1 is best)",
     "wrong_pairs": "wrongly ordered pairs of frames, experts (0 is best)",
     "maximum": "where the maximum lies, experts (1 is the first success, 0 the start)",
     "gap": "mean reward of success frames minus that of failed episodes",
@@ -103,32 +118,44 @@ MEASURES = {
 """What is measured, and how to read it."""
 
 
-def measure(experts: Sequence[ScoredEpisode], others: Sequence[ScoredEpisode]) -> dict[str, float]:
+DISTANCE = "distance"
+"""The name among kinds of reward of the closeness to the goal image."""
+ScoredEpisodes = Mapping[Manner, Sequence[ScoredEpisode]]
+"""One task's episodes by manner."""
+
+
+def measure(episodes: ScoredEpisodes) -> dict[str, float]:
     """One task's measures of a reward.
 
-    Args:
-        experts: undisturbed experts' episodes.
-        others: perturbed and failed ones.
-
     Returns:
-        By the keys of :data:`MEASURES`, NaN where a measure does not exist: means over the episodes, of experts
-        only those with success for ``maximum`` and ``way``; ``gap`` and ``above`` over all frames. ``way`` is the
+        By the keys of :data:`MEASURES`, NaN where a measure does not exist: means over the episodes that have it;
+        ``maximum`` and ``way`` only over experts with success, ``gap`` and ``above`` over all frames. ``way`` is the
         VLM's, whatever the reward.
     """
-    successful = [scored for scored in experts if scored.success is not None]
+    experts = episodes.get("expert", [])
+    others = [scored for manner, of_manner in episodes.items() if manner != "expert" for scored in of_manner]
     success = [scored.reward[scored.episode.success] for scored in [*experts, *others] if scored.success is not None]
     failure = [scored.reward for scored in others if scored.success is None]
     both = bool(success and failure)
     return {
-        "correlation": _mean([scored.correlation() for scored in experts]),
-        "perturbed": _mean([spearman(scored.reward, scored.episode.reward) for scored in others]),
-        "wrong_pairs": _mean([wrongly_ordered(scored.reward[scored.way_in]) for scored in experts]),
-        "maximum": _mean([scored.peak() for scored in successful]),
+        "correlation": mean([scored.correlation() for scored in experts]),
+        "perturbed": mean([spearman(scored.reward, scored.episode.reward) for scored in others]),
+        "noisy": dense_correlation(episodes, "noisy"),
+        "random": dense_correlation(episodes, "random"),
+        "wrong_pairs": mean([wrongly_ordered(scored.reward[scored.way_in]) for scored in experts]),
+        "maximum": mean([scored.peak() for scored in experts]),
         "gap": float(np.concatenate(success).mean() - np.concatenate(failure).mean()) if both else float("nan"),
         "above": above(np.concatenate(success), np.concatenate(failure)) if both else float("nan"),
-        "way": _mean([scored.way() for scored in successful]),
+        "way": mean([scored.way() for scored in experts]),
     }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+def dense_correlation(episodes: ScoredEpisodes, manner: Manner) -> float:
+    """The mean of the episodes' rank correlations with the dense reward; NaN where none has one."""
+    return mean([scored.dense_correlation(manner) for scored in episodes.get(manner, [])])
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of the numbers among them; NaN where there is none."""
+    numbers = [value for value in values if not np.isnan(value)]
+    return float(np.mean(numbers)) if numbers else float("nan")

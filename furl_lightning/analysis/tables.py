@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from furl_lightning.analysis.goal_distance import MANNERS, GoalDistance
 from furl_lightning.analysis.intervals import Interval
-from furl_lightning.analysis.probe import MEASURES
+from furl_lightning.analysis.probe import MEASURES, mean
 from furl_lightning.analysis.report import (
     LEVELS,
     PUBLISHED,
@@ -34,6 +35,10 @@ class Table(NamedTuple):
     header: list[str]
     rows: list[list[str]]
     ruled: int = 0
+
+    def markdown(self) -> str:
+        """The table as Markdown has it, without the rule."""
+        return "\n".join(f"| {' | '.join(row)} |" for row in [self.header, ["---"] * len(self.header), *self.rows])
 
 
 # -- of a report
@@ -181,11 +186,22 @@ def _points(method: Method, tasks: Sequence[str]) -> Iterable[list[Any]]:
 def measures_table(measures: Measures) -> Table:
     """A row for each task and one for the mean over the tasks that have the measure."""
     rows = [[task, *(_measure(values[name]) for name in MEASURES)] for task, values in measures.items()]
-    means = []
-    for name in MEASURES:
-        numbers = [values[name] for values in measures.values() if not math.isnan(values[name])]
-        means.append(_measure(float(np.mean(numbers)) if numbers else math.nan))
+    means = [_measure(mean([values[name] for values in measures.values()])) for name in MEASURES]
     return Table(["task", *MEASURES], [*rows, ["all", *means]], 1)
+
+
+def goal_distance_table(columns: Mapping[str, GoalDistance]) -> Table:
+    """Noisy and random episodes side by side: a row for each task, and one for the mean over those with the figure.
+
+    Args:
+        columns: by the name that stands above; all of the same tasks.
+    """
+    tasks = list(next(iter(columns.values())))
+    pairs = [(distance, manner) for distance in columns.values() for manner in MANNERS]
+    rows = [[task, *(_measure(distance[task][manner]) for distance, manner in pairs)] for task in tasks]
+    means = [_measure(mean([values[manner] for values in distance.values()])) for distance, manner in pairs]
+    header = ["task", *(f"{name}, {manner}" for name in columns for manner in MANNERS)]
+    return Table(header, [*rows, ["all", *means]], 1)
 
 
 def _measure(value: float) -> str:

@@ -147,10 +147,11 @@ def prepare(argv: Sequence[str], stopping: Stopping) -> Plan:
     data, trainer = make_data(config), make_trainer(config)
     refuse_slow_bfloat16(config, trainer.strategy.root_device)
     module = make_module(config)
+    module.agree(data)
+    config.data.env.render = data.simulators.render or config.data.env.render  # what another VLM's "auto" would change
     text = parser.dump(config, skip_unset=False)
     settings = yaml.safe_load(text)
     module.settings = {part: settings[part] for part in ("model", "data")}
-    module.agree(data)
     module.embed_instructions(data)  # refuses what the VLM cannot read
     data.run_folder = folder.path
     steps = None

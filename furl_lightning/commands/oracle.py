@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.envs.episodes import AFTER_SUCCESS, Episode, play
-from furl_lightning.envs.rendering import RenderQuality
 from furl_lightning.envs.simulator import Expert, GoalMode, Simulator, SimulatorSettings
+from furl_lightning.pictures import RenderQuality
 from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
 from furl_lightning.training.film import Film, pictures, strip, write_video
 from furl_lightning.utils.errors import BadInput

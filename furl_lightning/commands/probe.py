@@ -1,27 +1,29 @@
-"""``furl-probe``: how fuzzy is a VLM's reward on these tasks and sentences, as a table, figures and a page."""
+"""``furl-probe``: how fuzzy are a VLM's reward and its distance to the goal image, as tables, figures and a page."""
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from furl_lightning.analysis.figures import draw_rewards, png
 from furl_lightning.analysis.html_page import Page
-from furl_lightning.analysis.probe import MEASURES, ScoredEpisode, measure
+from furl_lightning.analysis.placements import EVERY, goal_images, play, worker_pool
+from furl_lightning.analysis.probe import DISTANCE, MEASURES, ScoredEpisode, ScoredEpisodes, measure
+from furl_lightning.analysis.remarks import OTHERS, Nonsense, remarks
 from furl_lightning.analysis.tables import Measures, measures_table, write_probe
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.commands.precision import warn_of_slow_bfloat16
-from furl_lightning.envs.episodes import Episode, Manner, record
+from furl_lightning.envs.episodes import Episode, Manner
+from furl_lightning.envs.settings import EnvSettings
 from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
+from furl_lightning.method.alignment import AlignmentSettings
 from furl_lightning.tasks import INSTRUCTIONS, Agent, task_names
 from furl_lightning.training.trained import Trained, load
 from furl_lightning.utils.durable import is_other, write_folder
@@ -34,8 +36,6 @@ from furl_lightning.vlm.prompts import Prompt, embed_prompt, text_of
 MANNERS: tuple[Manner, ...] = get_args(Manner)
 MARK = "probe.csv"
 """The file by which a folder is known as a probe."""
-EVERY = 2
-"""Environment steps between frames; the embedded model's card uses the same."""
 
 
 def probe(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +55,8 @@ class Subject:
     settings: SimulatorSettings
     trained: Trained | None
     """The checkpoint, where its own reward is measured too."""
+    l2_margin: float | None
+    """``model.alignment.l2_margin`` of the run; None where it learns from no goal image."""
 
     @property
     def tasks(self) -> list[str]:
@@ -82,6 +84,9 @@ def _probe(argv: list[str]) -> int:
     )
     options.add_argument("--seeds", type=list[int] | None, default=None, help="Of the placements ([0, 1]).")
     options.add_argument("--goal", type=GoalMode | None, default=None, help="Goal mode of the episodes (fixed).")
+    options.add_argument(
+        "--l2_margin", type=float | None, default=None, help="Judge this model.alignment.l2_margin (furl-fit's own)."
+    )
     options.add_argument("--processes", type=int, default=2, help="Processes that play and render the episodes.")
     options.add_argument("--out", type=str, default="probe", help="Folder for index.html, probe.csv and the figures.")
     arguments = parse(options, argv)
@@ -95,8 +100,12 @@ def _probe(argv: list[str]) -> int:
     subject = _of_vlm(arguments, tasks) if arguments.ckpt_path is None else _of_checkpoint(arguments, tasks)
     warn_of_slow_bfloat16(subject.vlm)
     subject.embeddings  # noqa: B018  # refuses what the VLM cannot read, before anything is played
-    episodes = play(subject, arguments.processes)
-    print(write_folder(out, MARK, lambda folder: write(folder, subject, episodes)))
+    agents = subject.agents
+    with worker_pool(arguments.processes) as pool:
+        goals = goal_images(pool, list(dict.fromkeys([*agents, *OTHERS])), subject.settings)
+        played = play(pool, agents, subject.settings, MANNERS)
+        episodes = {(agent, manner): episode for agent, manner, episode in played}
+    print(write_folder(out, MARK, lambda folder: write(folder, subject, episodes, goals)))
     print(f"written: {out / 'index.html'}, {out / 'probe.csv'}, and a figure of each task")
     return 0
 
@@ -111,18 +120,21 @@ def _of_vlm(arguments: Any, tasks: list[str] | None) -> Subject:
     seeds = [0, 1] if arguments.seeds is None else arguments.seeds
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds must be different whole numbers from 0 on, at least one, not {seeds}")
+    alignment = AlignmentSettings() if arguments.l2_margin is None else AlignmentSettings(l2_margin=arguments.l2_margin)
+    vlm = arguments.vlm or Embedded()
     return Subject(
-        arguments.vlm or Embedded(),
+        vlm,
         [Agent(task, seed) for task in tasks for seed in seeds],
         {task: prompts.get(task, INSTRUCTIONS[task]) for task in tasks},
-        SimulatorSettings(arguments.goal or "fixed", "fast"),
+        EnvSettings(arguments.goal or "fixed").simulators(True, vlm.render, vlm.picture_size),
         None,
+        alignment.l2_margin,
     )
 
 
 def _of_checkpoint(arguments: Any, tasks: list[str] | None) -> Subject:
     """A checkpoint's VLM, on its run's placements and sentences."""
-    for name in ("prompts", "seeds", "goal"):
+    for name in ("prompts", "seeds", "goal", "l2_margin"):
         if getattr(arguments, name) is not None:
             raise BadInput(f"--{name} cannot be given with --ckpt_path: it is the run's own")
     trained = load(Path(arguments.ckpt_path), arguments.vlm)
@@ -135,30 +147,24 @@ def _of_checkpoint(arguments: Any, tasks: list[str] | None) -> Subject:
         {trained.agents[row].task: trained.data.instructions[row] for row in rows},
         trained.data.simulators,
         trained,
+        trained.module.alignment_settings.l2_margin if trained.data.goal_image else None,
     )
-
-
-def play(subject: Subject, processes: int) -> dict[tuple[Agent, Manner], Episode]:
-    """An episode of each agent's placement in each manner."""
-    takes = [(agent, manner) for agent in subject.agents for manner in MANNERS]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        episodes = pool.imap(_play, [(agent, manner, subject.settings) for agent, manner in takes])
-        progress = tqdm(episodes, "episodes", len(takes), disable=not sys.stderr.isatty())
-        return dict(zip(takes, progress, strict=True))
-
-
-def _play(take: tuple[Agent, Manner, SimulatorSettings]) -> Episode:
-    torch.set_num_threads(1)
-    agent, manner, settings = take
-    return record(agent.task, agent.seed, settings, manner, EVERY)
 
 
 Scored = dict[tuple[Agent, Manner], ScoredEpisode]
 """One task's episodes with a reward; an expert's first."""
 
 
-def score(subject: Subject, task: str, episodes: Mapping[tuple[Agent, Manner], Episode]) -> dict[str, Scored]:
-    """One task's episodes by kind of reward: zero-shot, and the run's own where that is another."""
+def score(
+    subject: Subject,
+    task: str,
+    episodes: Mapping[tuple[Agent, Manner], Episode],
+    goals: Mapping[Agent, np.ndarray],
+) -> dict[str, Scored]:
+    """One task's episodes by kind of reward: zero-shot, the run's own where that is another, and the distance.
+
+    The distance is to the goal image of the episode's own placement; an episode without one is left out there.
+    """
     zero_shot = {
         (agent, manner): ScoredEpisode.zero_shot(subject.vlm, task, episode, subject.embeddings[task])
         for (agent, manner), episode in episodes.items()
@@ -171,35 +177,68 @@ def score(subject: Subject, task: str, episodes: Mapping[tuple[Agent, Manner], E
             (agent, manner): replace(scored, reward=module.built.score(agents.index(agent), scored.embedding).numpy())
             for (agent, manner), scored in zero_shot.items()
         }
+    images = {agent: image for agent, image in goals.items() if agent.task == task}
+    goal = {agent: subject.vlm.encode_images(torch.from_numpy(image[None]))[0] for agent, image in images.items()}
+    kinds[DISTANCE] = {key: scored.closeness(goal[key[0]]) for key, scored in zero_shot.items() if key[0] in goal}
     return kinds
 
 
-def write(out: Path, subject: Subject, episodes: Mapping[tuple[Agent, Manner], Episode]) -> str:
-    """Write the probe's files; returns its tables as text."""
+def write(
+    out: Path,
+    subject: Subject,
+    episodes: Mapping[tuple[Agent, Manner], Episode],
+    goals: Mapping[Agent, np.ndarray],
+) -> str:
+    """Write the probe's files; returns its tables and what is to be said as text.
+
+    Args:
+        out: an empty folder.
+        subject: what is probed.
+        episodes: of each agent in each manner.
+        goals: goal images, uint8 [size, size, 3], of the agents whose expert succeeds, and of :data:`OTHERS`.
+    """
     measures: dict[str, dict[str, dict[str, float]]] = {}
     pictures = {}
+    words = [
+        f"{agent.task}, seed {agent.seed}: the scripted expert fails: no goal image, and no distance to it"
+        for agent in subject.agents
+        if agent not in goals
+    ]
+    nonsense = Nonsense.embed(subject.vlm, goals, subject.settings.size)
     for task in subject.tasks:
-        kinds = score(subject, task, episodes)
+        kinds = score(subject, task, episodes, goals)
         for kind, scored in kinds.items():
-            experts = [s for (_, manner), s in scored.items() if manner == "expert"]
-            others = [s for (_, manner), s in scored.items() if manner != "expert"]
-            measures.setdefault(kind, {})[task] = measure(experts, others)
+            measures.setdefault(kind, {})[task] = measure(_by_manner(scored))
+        words += remarks(
+            task, {kind: _by_manner(of_kind) for kind, of_kind in kinds.items()}, nonsense, subject.l2_margin
+        )
         figure = draw_rewards(
             f'{task}: "{text_of(subject.instructions[task])}" (an expert\'s way, zero-shot reward)',
-            {kind: [(manner, s) for (_, manner), s in scored.items()] for kind, scored in kinds.items()},
+            {kind: [(manner, s) for (_, manner), s in scored.items()] for kind, scored in kinds.items() if scored},
             {kind: values[task] for kind, values in measures.items()},
         )
         pictures[task] = png(figure)
     for task, picture in pictures.items():
         (out / f"{task}.png").write_bytes(picture)
     write_probe(out / MARK, measures)
-    _page(subject, measures, pictures).write(out / "index.html")
-    tables = {f"{kind} reward": measures_table(values) for kind, values in measures.items()}
+    _page(subject, measures, words, pictures).write(out / "index.html")
+    tables = {_title(kind): measures_table(values) for kind, values in measures.items()}
     texts = [text_table(table.header, table.rows, title, table.ruled) + "\n" for title, table in tables.items()]
+    texts += ["\n".join(words) + "\n"] if words else []
     return "\n".join([*texts, *(f"{name}: {about}" for name, about in MEASURES.items())])
 
 
-def _page(subject: Subject, measures: Mapping[str, Measures], pictures: Mapping[str, bytes]) -> Page:
+def _by_manner(scored: Scored) -> ScoredEpisodes:
+    return {manner: [s for (_, of), s in scored.items() if of == manner] for manner in MANNERS}
+
+
+def _title(kind: str) -> str:
+    return "distance to the goal image, as a reward: the closer the more" if kind == DISTANCE else f"{kind} reward"
+
+
+def _page(
+    subject: Subject, measures: Mapping[str, Measures], words: Sequence[str], pictures: Mapping[str, bytes]
+) -> Page:
     page = Page(f"How fuzzy is the reward of {subject.vlm.name}?")
     seeds = sorted({agent.seed for agent in subject.agents})
     page.text(
@@ -211,8 +250,11 @@ def _page(subject: Subject, measures: Mapping[str, Measures], pictures: Mapping[
     if subject.trained is not None:
         page.text(f"The run: {subject.trained.checkpoint} after {subject.trained.env_steps:,} steps.")
     for kind, values in measures.items():
-        page.table(f"{kind} reward", *measures_table(values))
+        page.table(_title(kind), *measures_table(values))
     page.items([f"{name}: {about}" for name, about in MEASURES.items()])
+    if words:
+        page.heading("In words")
+        page.items(words)
     for task, picture in pictures.items():
         page.heading(task)
         page.picture(picture, f"reward against time, {task}")

@@ -58,7 +58,13 @@ def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
 
 
 def record(
-    task: str, seed: int, settings: SimulatorSettings, manner: Manner, every: int = 3, size: int | None = None
+    task: str,
+    seed: int,
+    settings: SimulatorSettings,
+    manner: Manner,
+    every: int = 3,
+    size: int | None = None,
+    skipped: int = 0,
 ) -> Episode:
     """Play a scripted expert's episode; draw every ``every``-th step, the first state and the first success.
 
@@ -70,11 +76,14 @@ def record(
             episode; ``interrupted``: random actions for a while, then the expert goes on;
             ``halted``: the expert stops halfway for good; ``random``: no expert at all.
         every: environment steps between frames.
-        size: height and width of the frames kept; None keeps the renderer's 192.
+        size: height and width of the frames kept; None keeps the renderer's.
+        skipped: placements of the seed that are passed over; only with random goals there is more than one.
     """
     whole = replace(settings, render=settings.render or "fast", episode_steps=EPISODE_STEPS)
     simulator = Simulator(task, seed, whole, show_goal=True)
     try:
+        for _ in range(skipped):
+            simulator.reset()
         act = disturbed(Expert(task), manner, np.random.default_rng([seed, *manner.encode()]))
         episode = play(simulator, act, range(0, MAX_STEPS + 1, every), MAX_STEPS, AFTER_SUCCESS)
     finally:
@@ -154,9 +163,6 @@ def _row(
 ) -> dict[str, object]:
     hand, goal = observation[:3], np.asarray(simulator.env._target_pos)
     thing = goal if simulator.task in SAME_OBJECT else observation[4:7]
-    to_target = info.get("obj_to_target", 0.0)
-    if to_target == 0.0 or simulator.task == "lever-pull":  # four do not measure it, this one measures otherwise
-        to_target = float(np.linalg.norm(thing - goal))
     return {
         "frames": simulator.frame(),
         "step": np.int32(step),
@@ -165,8 +171,16 @@ def _row(
         "opening": np.float32(observation[3]),
         "object": np.float32(thing),
         "goal": np.float32(goal),
-        "to_target": np.float32(to_target),
+        "to_target": np.float32(distance_to_target(simulator.task, info, thing, goal)),
         "reward": np.float32(info.get("unscaled_reward", 0.0)),
         "observation": np.float32(observation),
         "action": np.full(ACTION_DIM, np.nan, np.float32),
     }
+
+
+def distance_to_target(task: str, info: dict[str, float], thing: np.ndarray, goal: np.ndarray) -> float:
+    """What is left of the object's way, metres: the task's own measure of the last step, where it has one."""
+    measured = info.get("obj_to_target", 0.0)
+    if measured == 0.0 or task == "lever-pull":  # four do not measure it, this one measures otherwise
+        return float(np.linalg.norm(thing - goal))
+    return measured

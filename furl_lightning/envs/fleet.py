@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from furl_lightning.envs.rendering import FRAME_SIZE, close_gl
+from furl_lightning.envs.rendering import close_gl
 from furl_lightning.envs.shared_memory import SharedMemory
 from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, Simulator, SimulatorSettings
 from furl_lightning.envs.workers import TIMEOUT, Workers
@@ -24,16 +24,17 @@ from furl_lightning.tasks import Agent
 class _Arrays:
     """The fleet's state of the moment, views of one block of memory that processes can share."""
 
-    def __init__(self, num: int, frames: bool, memory: mmap | None = None) -> None:
-        block = np.zeros(self.size(num, frames), np.uint8) if memory is None else np.frombuffer(memory, np.uint8)
+    def __init__(self, num: int, settings: SimulatorSettings, memory: mmap | None = None) -> None:
+        block = np.zeros(self.size(num, settings), np.uint8) if memory is None else np.frombuffer(memory, np.uint8)
         offset = 0
-        for name, (shape, dtype) in self._shapes(num, frames).items():
+        for name, (shape, dtype) in self._shapes(num, settings).items():
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
             setattr(self, name, block[offset : offset + size].view(dtype).reshape(shape))
             offset += -(-size // 64) * 64
 
     @staticmethod
-    def _shapes(num: int, frames: bool) -> dict[str, tuple[tuple[int, ...], Any]]:
+    def _shapes(num: int, settings: SimulatorSettings) -> dict[str, tuple[tuple[int, ...], Any]]:
+        frames = 0 if settings.render is None else num
         return {
             "action": ((num, ACTION_DIM), np.float32),
             "observation": ((num, OBS_DIM), np.float32),
@@ -41,13 +42,13 @@ class _Arrays:
             "success": ((num,), np.bool_),
             "truncated": ((num,), np.bool_),
             "seconds": ((num, 2), np.float64),  # spent stepping and rendering in the last call
-            "pixels": ((num if frames else 0, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
+            "pixels": ((frames, settings.size, settings.size, 3), np.uint8),
         }
 
     @classmethod
-    def size(cls, num: int, frames: bool) -> int:
+    def size(cls, num: int, settings: SimulatorSettings) -> int:
         """Bytes of all of them."""
-        shapes = cls._shapes(num, frames).values()
+        shapes = cls._shapes(num, settings).values()
         return sum(-(-int(np.prod(shape)) * np.dtype(dtype).itemsize // 64) * 64 for shape, dtype in shapes)
 
     action: np.ndarray
@@ -113,7 +114,7 @@ class _Hosted(_Share):
     """A share that a worker process hosts."""
 
     def __init__(self, agents: Sequence[Agent], settings: SimulatorSettings, memory: SharedMemory, rows: range) -> None:
-        super().__init__(agents, settings, _Arrays(len(agents), settings.render is not None, memory.buffer), rows)
+        super().__init__(agents, settings, _Arrays(len(agents), settings, memory.buffer), rows)
 
     def close(self) -> None:
         super().close()
@@ -143,7 +144,7 @@ class Fleet:
         WorkerError: here and in every call: a worker failed, ended, or does not answer in time.
 
     Attributes:
-        arrays: observation [A, 39], reward [A], success [A], truncated [A], pixels [A, 192, 192, 3]
+        arrays: observation [A, 39], reward [A], success [A], truncated [A], pixels [A, size, size, 3]
             of the last call, and action [A, 4] that the next step will take.
     """
 
@@ -155,18 +156,18 @@ class Fleet:
         worker_timeout: int = TIMEOUT,
     ) -> None:
         self.agents, self.settings = list(agents), settings
-        num, frames = len(self.agents), settings.render is not None
+        num = len(self.agents)
         num_workers = min(num_workers, num)
         bounds = [num * w // num_workers for w in range(num_workers + 1)] if num_workers else [0, num]
         self._rows = [range(a, b) for a, b in itertools.pairwise(bounds)]
         self._local: _Share | None = None
         self._workers: Workers | None = None
         if num_workers == 0:
-            self.arrays = _Arrays(num, frames)
+            self.arrays = _Arrays(num, settings)
             self._local = _Share(self.agents, settings, self.arrays, range(num))
             return
-        memory = SharedMemory(_Arrays.size(num, frames))
-        self.arrays = _Arrays(num, frames, memory.buffer)
+        memory = SharedMemory(_Arrays.size(num, settings))
+        self.arrays = _Arrays(num, settings, memory.buffer)
         arguments = [(self.agents, settings, memory, rows) for rows in self._rows]
         contents = [_names([self.agents[i] for i in rows]) for rows in self._rows]
         self._workers = Workers(_Hosted, arguments, contents, worker_timeout)

@@ -12,7 +12,6 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from furl_lightning.envs.fleet import Fleet
-from furl_lightning.envs.rendering import FRAME_SIZE
 from furl_lightning.envs.settings import RewardKind
 from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, SimulatorSettings
 from furl_lightning.envs.workers import TIMEOUT
@@ -29,7 +28,7 @@ class MetaWorldEnv(EnvBase):
     """A agents' Meta-World v3 environments in lockstep; all reset together, at an episode's end.
 
     Reads ``action`` [A, 4]. Writes ``observation`` [A, 39], ``success`` [A, 1], ``episode_step``
-    [A, 1] (steps taken in this episode), with rendering ``pixels`` uint8 [A, 192, 192, 3], with
+    [A, 1] (steps taken in this episode), with rendering ``pixels`` uint8 [A, size, size, 3], with
     ``pixel_size`` also the same picture smaller, ``frame`` uint8 [A, pixel_size, pixel_size, 3], the
     usual done entries (``terminated`` is never true), and ``reward`` [A, 1]: success - 1 if sparse,
     Meta-World's own in [0, 10] if dense.
@@ -67,7 +66,7 @@ class MetaWorldEnv(EnvBase):
             "episode_step": Unbounded((num, 1), dtype=torch.int64),
         }
         if self.frames:
-            observation["pixels"] = Unbounded((num, FRAME_SIZE, FRAME_SIZE, 3), dtype=torch.uint8)
+            observation["pixels"] = Unbounded((num, settings.size, settings.size, 3), dtype=torch.uint8)
         if pixel_size is not None:
             observation["frame"] = Unbounded((num, pixel_size, pixel_size, 3), dtype=torch.uint8)
         self.observation_spec = Composite(observation, shape=(num,))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from furl_lightning.envs.rendering import FRAME_SIZE, RenderQuality
 from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
+from furl_lightning.pictures import FRAME_SIZE, RenderQuality
 from furl_lightning.tasks import EPISODE_STEPS
+from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.settings import Between, Settings
 
 RewardKind = Literal["sparse", "dense"]
 ObservationKind = Literal["state", "pixels"]
+Render = Literal["auto", "light", "fast", "full"]
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,31 @@ class EnvSettings(Settings, option="data.env"):
     """What policies see: state, or pixels, the last three frames (DrQ)."""
     pixel_size: Annotated[int, Between(15, FRAME_SIZE)] = 84  # four convolutions leave nothing of a smaller one
     """Side of the frames that policies see; at most the size of the picture that is drawn."""
-    render: RenderQuality = "fast"
-    """fast (no shadows, reflections, multisampling) or full (the simulator's own picture)."""
+    render: Render = "auto"
+    """full (the simulator's own picture), fast (no shadows, reflections, multisampling), light (as fast, with a tenth
+    of the meshes' faces, at the size that the VLM sees); auto: what the VLM asks for, or fast."""
     mirror: bool = False
     """Feed the VLM the mirror image, as the published code does."""
     bgr: bool = False
     """Feed the VLM channels in BGR order, as the published code does."""
 
-    def simulators(self, frames: bool) -> SimulatorSettings:
-        """What every simulator is made with, to draw frames or not."""
-        render = self.render if frames else None
-        return SimulatorSettings(self.goal, render, self.mirror, self.bgr, self.episode_steps)
+    def simulators(self, frames: bool, auto: RenderQuality = "fast", light_size: int = FRAME_SIZE) -> SimulatorSettings:
+        """What every simulator is made with.
+
+        Args:
+            frames: whether it is to draw any.
+            auto: what is drawn where ``render`` leaves it to the VLM.
+            light_size: height and width of a light picture, pixels.
+
+        Raises:
+            BadInput: policies were to see larger frames than are drawn.
+        """
+        render = auto if self.render == "auto" else self.render
+        size = light_size if render == "light" else FRAME_SIZE
+        if self.obs == "pixels" and self.pixel_size > size:
+            raise BadInput(
+                f"{self.option}.pixel_size must be at most {size}, the side of the picture that is drawn, not "
+                f"{self.pixel_size}; set a smaller one, or {self.option}.render fast"
+            )
+        settings = SimulatorSettings(self.goal, None, self.mirror, self.bgr, self.episode_steps)
+        return replace(settings, render=render, size=size) if frames else settings

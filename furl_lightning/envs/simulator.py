@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import mujoco
@@ -11,7 +11,8 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
 from furl_lightning.envs.goal_markers import mark_goal
-from furl_lightning.envs.rendering import Renderer, RenderQuality
+from furl_lightning.envs.rendering import Renderer
+from furl_lightning.pictures import FRAME_SIZE, RenderQuality
 from furl_lightning.tasks import EPISODE_STEPS
 
 GoalMode = Literal["fixed", "random"]
@@ -33,6 +34,8 @@ class SimulatorSettings:
     """See :class:`~furl_lightning.envs.rendering.Renderer`."""
     episode_steps: int = EPISODE_STEPS
     """Length of an episode, at most Meta-World's own."""
+    size: int = field(default=FRAME_SIZE, repr=False)  # checkpoints have the text of the others: training/identity.py
+    """Height and width of a frame, pixels."""
 
 
 class Step(NamedTuple):
@@ -81,7 +84,7 @@ class Simulator:
         env.max_path_length = settings.episode_steps
         self.renderer: Renderer | None = None
         if settings.render is not None:
-            self.renderer = Renderer(env.model, settings.render, settings.mirror, settings.bgr)
+            self.renderer = Renderer(env.model, settings.render, settings.size, settings.mirror, settings.bgr)
             self._forward = mujoco.MjData(env.model)
 
     def reset(self) -> np.ndarray:
@@ -97,7 +100,7 @@ class Simulator:
         return Step(observation.astype(np.float32), float(reward), bool(info["success"]), bool(truncated))
 
     def frame(self, out: np.ndarray | None = None) -> np.ndarray:
-        """The present frame, uint8 [192, 192, 3]."""
+        """The present frame, uint8 [size, size, 3]."""
         assert self.renderer is not None, "made without a renderer"
         return self.renderer.render(self.drawn_state(), out)
 
@@ -144,15 +147,18 @@ class Expert:
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
-def first_success_frame(task: str, seed: int, settings: SimulatorSettings) -> np.ndarray | None:
-    """The goal image: the frame at the scripted expert's first success, uint8 [192, 192, 3].
+def first_success_frame(task: str, seed: int, settings: SimulatorSettings, skipped: int = 0) -> np.ndarray | None:
+    """The goal image: the frame at the scripted expert's first success, uint8 [size, size, 3].
 
-    The placement is the one that an agent of this task and seed meets in its first episode.
+    The placement is the one that an agent of this task and seed meets in its first episode, or, with random goals,
+    after so many that are ``skipped``.
     None if the expert does not succeed within one of Meta-World's whole episodes.
     """
     simulator = Simulator(task, seed, replace(settings, episode_steps=EPISODE_STEPS), show_goal=True)
     expert = Expert(task)
     try:
+        for _ in range(skipped):
+            simulator.reset()
         observation = simulator.reset()
         for _ in range(EPISODE_STEPS):
             step = simulator.step(expert.action(observation))

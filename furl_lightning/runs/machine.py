@@ -17,7 +17,8 @@ from furl_lightning import __version__
 from furl_lightning.utils.durable import write_file
 
 LIBRARIES = (
-    "torch", "torchrl", "tensordict", "pytorch-lightning", "metaworld", "mujoco", "transformers", "numpy",
+    "torch", "torchrl", "tensordict", "pytorch-lightning", "metaworld", "mujoco", "fast-simplification", "transformers",
+    "numpy",
 )  # fmt: skip
 CHANGES_UNNOTICED = ("python", "numpy")
 """Recorded, but their releases are no reason to expect other numbers."""

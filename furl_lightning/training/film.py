@@ -18,13 +18,14 @@ from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
 from furl_lightning.envs.episodes import Episode, play
 from furl_lightning.envs.metaworld import shrink
 from furl_lightning.envs.simulator import Simulator
+from furl_lightning.pictures import FRAME_SIZE
 from furl_lightning.tasks import Agent
 from furl_lightning.training.evaluation import RANDOM_GOAL_SEED_OFFSET
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.vlm.prompts import text_of
 
-SCALE = 2
-"""A video's picture is the frame at twice its size."""
+FILM_SIZE = 2 * FRAME_SIZE
+"""Side of a video's picture, pixels, whatever the size of the frames; a strip's is half of it."""
 BAND = 88
 """Height in pixels of the band of text and reward curve below a video's picture."""
 GREEN, GREY, BLUE, WHITE = (90, 200, 110), (120, 120, 130), (110, 170, 250), (235, 235, 235)
@@ -94,13 +95,13 @@ def strip(film: Film, count: int = 8) -> np.ndarray:
     """A film strip: ``count`` frames from first to last, uint8 [H, W, 3], each with its step and rewards."""
     episode = film.episode
     indices = np.unique(np.linspace(0, len(episode.step) - 1, count).round().astype(int))
-    side = episode.frames.shape[1]
+    side = FRAME_SIZE
     sheet = Image.new("RGB", (len(indices) * (side + 4) - 4, side + 62), (24, 24, 28))
     draw = ImageDraw.Draw(sheet)
     draw.text((6, 3), f"{film.agent}: {film.instruction}", WHITE, _font(15))
     for place, i in enumerate(indices):
         left = place * (side + 4)
-        sheet.paste(Image.fromarray(episode.frames[i]), (left, 24))
+        sheet.paste(_picture(episode.frames[i], side), (left, 24))
         if episode.success[i]:
             draw.rectangle((left, 24, left + side - 1, 23 + side), outline=GREEN, width=3)
         caption = f"step {episode.step[i]}"
@@ -114,10 +115,10 @@ def strip(film: Film, count: int = 8) -> np.ndarray:
 def pictures(film: Film) -> Iterator[np.ndarray]:
     """A video's pictures, uint8 [H, W, 3]: the frame, and below it instruction, step and rewards."""
     episode, reward = film.episode, film.vlm_reward
-    side = episode.frames.shape[1] * SCALE
+    side = FILM_SIZE
     for i in range(len(episode.step)):
         sheet = Image.new("RGB", (side, side + BAND), (24, 24, 28))
-        sheet.paste(Image.fromarray(episode.frames[i]).resize((side, side), Image.Resampling.BICUBIC))
+        sheet.paste(_picture(episode.frames[i], side))
         draw = ImageDraw.Draw(sheet)
         draw.text((8, side + 4), f"{film.agent}: {film.instruction}", WHITE, _font(14))
         caption = f"step {episode.step[i]:3d}   task reward {film.task_reward[i]:+.0f}"
@@ -154,6 +155,10 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> Path:
         path = path.with_suffix(".webp")
         iio.imwrite(path, video, plugin="pillow", duration=round(1000 / fps), quality=70, loop=0)
     return path
+
+
+def _picture(frame: np.ndarray, side: int) -> Image.Image:
+    return Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -7,14 +7,17 @@ from typing import Any
 from furl_lightning.agents.sac import SACSettings
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.envs.goal_markers import MENDED
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.method.alignment import AlignmentSettings
 from furl_lightning.method.learner import RewardSettings
 from furl_lightning.method.relay import RelaySettings
+from furl_lightning.pictures import FRAME_SIZE
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import VLM
 from furl_lightning.vlm.prompts import sentences_of
 
 MARKERS = "goal markers at the goal"
+FRAMES = "frames (data.env.render, data.env.mirror, data.env.bgr)"
 
 
 class OtherRun(BadInput):
@@ -40,7 +43,7 @@ def run_identity(
         "data.env.episode_steps": str(env.episode_steps),
         "data.env.obs": "state" if data.pixel_size is None else f"pixels of size {data.pixel_size}",
         "data.goal_image": str(data.goal_image),
-        "frames (data.env.render, data.env.mirror, data.env.bgr)": str(data.simulators),
+        FRAMES: frames_identity(data.simulators),
         "instructions (data.prompts)": " | ".join(" + ".join(sentences_of(p)) for p in data.instructions),
         "model.vlm": f"{vlm.name} of width {vlm.width}, fingerprint {vlm.fingerprint[:16]}" if vlm else "null",
         "model.reward.source": reward.source + baseline,
@@ -54,6 +57,12 @@ def run_identity(
         "data.memory.size": str(data.memory_settings.size),
         **({MARKERS: ", ".join(sorted(mended))} if mended else {}),
     }
+
+
+def frames_identity(simulators: SimulatorSettings) -> str:
+    """What frames are like; of the usual size as it was written when there was no other."""
+    size = simulators.size
+    return str(simulators) if size == FRAME_SIZE else f"{simulators}, {size} x {size} pixels"
 
 
 def refuse_other_run(checkpoint: dict[str, Any], ours: dict[str, str], goes_on: bool = True) -> None:

@@ -105,7 +105,10 @@ class FuRLModule(LightningModule):
                 f"data.env.pixel_size {size} is more than model.vlm sees ({image_size}): the VLM is to have the "
                 "larger picture; set a smaller data.env.pixel_size or name another VLM"
             )
-        data.simulators = data.env_settings.simulators(frames=vlm is not None or size is not None)
+        if vlm is not None:
+            data.simulators = data.env_settings.simulators(True, vlm.render, vlm.picture_size)
+        else:
+            data.simulators = data.env_settings.simulators(frames=size is not None)
 
     def build(self, data: FuRLDataModule) -> None:
         """Make the learner of a data module's population, with its initial weights.

@@ -74,6 +74,11 @@ class DualEncoder(VLM):
         """The path or the name on the Hub that the model was loaded by."""
         return self._name
 
+    @property
+    def picture_size(self) -> int:
+        """Side of the square picture that is drawn for it in ``light``: one that its preprocessing need not resize."""
+        return self._preprocess.picture_size
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over weights, image settings and tokenizer, computed at the first access."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from furl_lightning.pictures import RenderQuality
 from furl_lightning.vlm.clip import CLIP
 from furl_lightning.vlm.interface import Precision
 
@@ -11,8 +12,8 @@ FOLDER = Path(__file__).parent / "embedded"
 """Weights, tokenizer, settings and the model card; ``scripts/train_embedded_vlm.py`` makes them."""
 
 
-class Embedded(CLIP):
-    """The package's own model: needs no network, and has never seen a frame of the MT10 tasks.
+class EmbeddedCLIP(CLIP):
+    """The model that the package had before: a CLIP that sees nine large patches, for runs that were made with it.
 
     Args:
         precision: of the network's arithmetic; embeddings are float32 either way.
@@ -20,5 +21,18 @@ class Embedded(CLIP):
     """
 
     def __init__(self, precision: Precision = "float32", cuda_graph: bool = True) -> None:
-        super().__init__(str(FOLDER), precision, cuda_graph)
+        super().__init__(str(FOLDER.with_name("embedded_clip")), precision, cuda_graph)
+        self._name = "embedded_clip"
+
+
+class Embedded(EmbeddedCLIP):
+    """TEMPORARY: until the new weights are there."""
+
+    def __init__(self, precision: Precision = "float32", cuda_graph: bool = True) -> None:
+        super().__init__(precision, cuda_graph)
         self._name = "embedded"
+
+    @property
+    def render(self) -> RenderQuality:
+        """The picture that it was trained on."""
+        return "fast"

@@ -9,6 +9,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from furl_lightning.pictures import FRAME_SIZE, RenderQuality
 from furl_lightning.utils.errors import BadInput
 
 Precision = Literal["float32", "bfloat16"]
@@ -54,6 +55,16 @@ class VLM(nn.Module, ABC):
     def image_size(self) -> int | None:
         """Side of the square picture that the network sees; None where it takes any."""
         return None
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the square picture that is drawn for it in ``light``: one that its preprocessing need not resize."""
+        return FRAME_SIZE
+
+    @property
+    def render(self) -> RenderQuality:
+        """The picture that is drawn for it where nobody says which."""
+        return "fast"
 
     @property
     @abstractmethod

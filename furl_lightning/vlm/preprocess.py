@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from furl_lightning.pictures import FRAME_SIZE
 from furl_lightning.vlm.interface import UnusableModel
 
 FILTERS = {2: "bilinear", 3: "bicubic"}
@@ -49,6 +50,11 @@ class Preprocess:
         if self._crop:
             return self._crop["height"], self._crop["width"]
         return self._resized(height, width)
+
+    @property
+    def picture_size(self) -> int:
+        """Side of a square picture that is resized no further; the usual frame's where none ever is."""
+        return max(self._resized(FRAME_SIZE, FRAME_SIZE))
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Turn uint8 [N, H, W, 3] into what the network takes, float32 [N, 3, height, width]."""

@@ -15,6 +15,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
     get_image_size_for_max_num_patches,
 )
 
+from furl_lightning.pictures import FRAME_SIZE
 from furl_lightning.vlm.preprocess import Preprocess, resize
 from furl_lightning.vlm.transformers_model import TransformersModel
 
@@ -82,6 +83,11 @@ class NaFlexPreprocess(Preprocess):
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__({**settings, "do_resize": False, "do_center_crop": False})
         self._patch, self._most = int(settings["patch_size"]), int(settings["max_num_patches"])
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the largest square of whole patches."""
+        return int(get_image_size_for_max_num_patches(FRAME_SIZE, FRAME_SIZE, self._patch, self._most)[0])
 
     def patches(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut uint8 [N, H, W, 3] into patches, padded to the most that the model takes.
