@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from .tiny_clip import make_tiny_clip
 FAST = "SimulatorSettings(goal='fixed', render='fast', mirror=False, bgr=False, episode_steps=50)"
 LIGHT = FAST.replace("fast", "light")
 SMALL: dict[str, Any] = {
-    "data__env_steps": 20, "data__collection__start_steps": 10, "data__env__obs": "pixels", "data__env__pixel_size": 32,
+    "data__env_steps": 20, "data__collection__start_steps": 10, "data__env__obs": "pixels", "data__env__pixel_size": 15,
 }  # fmt: skip
 
 
@@ -53,8 +54,8 @@ def test_a_picture_of_the_vlms_size_is_not_resized(family: str, tmp_path: Path) 
     assert vlm.picture_size == size and vlm.render == "fast"
     preprocess = vlm._preprocess
     frames = smooth_frames(2, size, size)
-    if family == "naflex":  # 2 x 2 patches of 16 x 16
-        pixels = preprocess.patches(frames)[0][:, :4].unflatten(1, (2, 2)).unflatten(3, (16, 16, 3))
+    if family == "naflex":  # 4 x 4 patches of 8 x 8
+        pixels = preprocess.patches(frames)[0][:, :16].unflatten(1, (4, 4)).unflatten(3, (8, 8, 3))
         pixels = pixels.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
     else:
         pixels = preprocess(frames)
@@ -77,7 +78,7 @@ def test_the_crop_stays_the_published_one(tmp_path: Path) -> None:
 def test_auto_is_what_the_vlm_asked_for(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At its size, for it and for policies; the run's settings say so, for a later version of it may ask for another."""
+    """At its size, for it and for policies; the run's settings say so, for a later version may ask for another."""
     with monkeypatch.context() as patch:
         patch.setattr(CLIP, "render", "light")
         run("auto", **SMALL)
@@ -108,7 +109,7 @@ def test_checkpoints_of_before_there_was_light_go_on() -> None:
 
 
 def test_a_probe_draws_what_the_vlm_asks_for(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments: Any = type("Arguments", (), {"vlm": CLIP(str(tiny_clip)), "prompts": None, "seeds": None, "goal": None})
+    arguments = Namespace(vlm=CLIP(str(tiny_clip)), prompts=None, seeds=None, goal=None, l2_margin=None)
     assert _of_vlm(arguments, ["reach"]).settings == EnvSettings(render="fast").simulators(True)
     monkeypatch.setattr(CLIP, "render", "light")
     settings = _of_vlm(arguments, ["reach"]).settings

@@ -114,10 +114,10 @@ def remarks(task: str, rewards: Mapping[str, ScoredEpisodes], nonsense: Nonsense
     rescored: Callable[[ScoredEpisode, Tensor], ScoredEpisode]
     for kind, episodes in rewards.items():
         if kind == DISTANCE:
-            subject, other = "the distance to the goal image", "that to an image of something else"
+            subject, other = "the distance to the goal image", "the distance to an image of something else"
             rescored, others = ScoredEpisode.closeness, images
         else:
-            subject, other = f"the {kind} reward", "the VLM's for a nonsense sentence"
+            subject, other = f"the {kind} reward", "the cosine with a nonsense sentence"
             rescored, others = ScoredEpisode.likeness, dict(nonsense.sentences)
         for manner in JUDGED:
             of_manner = episodes.get(manner, [])
@@ -125,62 +125,50 @@ def remarks(task: str, rewards: Mapping[str, ScoredEpisodes], nonsense: Nonsense
                 name: dense_correlation({manner: [rescored(scored, embedding) for scored in of_manner]}, manner)
                 for name, embedding in others.items()
             }
-            if line := no_better(dense_correlation(episodes, manner), by_luck):
-                lines.append(f"on {manner} episodes {subject} is no better than {other}: {line}")
-            if line := no_order(of_manner, manner, subject):
-                lines.append(line)
-    if l2_margin is not None and (line := unordered(l2_margin, rewards[DISTANCE].get("expert", []))):
-        lines.append(line)
-    return [f"{task}: {line}" for line in lines]
+            where = f"{task}, {manner} episodes"
+            lines += no_better(f"{where}: {subject}", dense_correlation(episodes, manner), other, by_luck)
+            lines += no_order(f"{where}: {subject}", of_manner, manner)
+    if l2_margin is not None:
+        lines += unordered(task, rewards[DISTANCE].get("expert", []), l2_margin)
+    return lines
 
 
-def no_better(value: float, by_luck: Mapping[str, float]) -> str | None:
-    """How many of those that have nothing to do with the task do as well, where they are enough; else None.
-
-    Args:
-        value: a measure, of which more is better; NaN where there is none.
-        by_luck: the same measure of each of the others, by name.
-    """
+def no_better(subject: str, value: float, other: str, by_luck: Mapping[str, float]) -> list[str]:
+    """That a measure, of which more is better, is no better than those of ``by_luck``, with their names."""
     numbers = {name: number for name, number in by_luck.items() if not math.isnan(number)}
     as_good = [name for name, number in numbers.items() if number >= value]
     if not numbers or len(as_good) < SHARE * len(numbers):
-        return None
+        return []
     best = max(numbers, key=numbers.__getitem__)
-    return f"{value:.2f}, and {len(as_good)} of {len(numbers)} do as well ({best}: {numbers[best]:.2f})"
+    how_many = f"{len(as_good)} of {len(numbers)} do as well, {best} has {numbers[best]:.2f}"
+    return [f"{subject} ({value:.2f}) is no better than {other}: {how_many}"]
 
 
-def no_order(episodes: Sequence[ScoredEpisode], manner: Manner, subject: str) -> str | None:
-    """How many of the episodes have no rank correlation, and why; None where all have one."""
+def no_order(subject: str, episodes: Sequence[ScoredEpisode], manner: Manner) -> list[str]:
+    """That some of the episodes have no rank correlation, and why."""
     without = [scored for scored in episodes if math.isnan(scored.dense_correlation(manner))]
     if not without:
-        return None
+        return []
     dense = all(np.ptp(scored.episode.reward) == 0 for scored in without)
-    constant = "Meta-World's dense reward" if dense else subject
-    return (
-        f"{len(without)} of {len(episodes)} {manner} episodes do not count for {subject}: {constant} is constant there"
-    )
+    cause = "Meta-World's dense reward" if dense else "it"
+    return [f"{subject} is measured without {len(without)} of {len(episodes)}, in which {cause} is constant"]
 
 
-def unordered(l2_margin: float, experts: Sequence[ScoredEpisode]) -> str | None:
-    """That the margin leaves much of the experts' way to the goal image unordered; None where it does not.
-
-    Args:
-        l2_margin: in L2 distance of embeddings.
-        experts: episodes scored by the closeness to their goal image.
-    """
+def unordered(subject: str, experts: Sequence[ScoredEpisode], l2_margin: float) -> list[str]:
+    """That the margin leaves much of the way to the goal image unordered, of episodes scored by closeness to it."""
     distances = [-scored.reward[: scored.success] for scored in experts if scored.success]
     if not distances:
-        return None
+        return []
     way = float(np.mean([distance[0] for distance in distances]))
     near = sum(int((distance <= l2_margin).sum()) for distance in distances)
     frames = sum(map(len, distances))
     if l2_margin <= LONG * way and near <= LONG * frames:
-        return None
+        return []
     share = f"{l2_margin / way:.0%} of the" if l2_margin < way else "more than the whole"
-    return (
-        f"l2_margin {l2_margin:g} is {share} way from the first frame to the goal image ({way:.2g}): "
+    return [
+        f"{subject}: l2_margin {l2_margin:g} is {share} way from the first frame to the goal image ({way:.2g}): "
         f"{near} of the {frames} frames before an expert's first success are not told from the goal"
-    )
+    ]
 
 
 def _goal_image(task: str) -> str:
