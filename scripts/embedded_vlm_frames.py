@@ -1,14 +1,15 @@
 """The frames that the embedded vision-language model is trained on: drawn once, then read from a folder.
 
-Frames come in *placements*: one task, one seed, one look, played several times, so that every frame of a
-placement can be compared to every other, a random episode's to an expert's success too. In some frames the
-object was put elsewhere just for the picture, so that the gripper alone does not tell where it is.
+A placement, one task and one seed, is played in several manners and seen in several looks. Frames of one look make a
+*scene*: every one can be compared to every other, a random episode's to an expert's success too. In some frames
+the object was put elsewhere just for the picture, so that the gripper alone does not tell where it is.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import mujoco
@@ -18,8 +19,9 @@ from tqdm import tqdm
 
 from furl_lightning.envs.episodes import MAX_STEPS, SAME_OBJECT, Act, Manner, distance_to_target, disturbed
 from furl_lightning.envs.goal_markers import mark_goal
-from furl_lightning.envs.rendering import Renderer, close_gl
+from furl_lightning.envs.rendering import PICTURE_SIZE, Renderer, close_gl
 from furl_lightning.envs.simulator import Expert, Simulator, SimulatorSettings
+from furl_lightning.pictures import FRAME_SIZE
 from furl_lightning.tasks import TASK_SETS
 from furl_lightning.utils.durable import write_file
 
@@ -31,8 +33,10 @@ SIZE = 128
 """Height and width of a frame as it is drawn; the model sees the centre of it."""
 PLACEMENTS = 5
 """In one file."""
+LOOKS = 4
+"""Of a placement; its frames take turns, and a first success is drawn in all of them."""
 MANNERS: tuple[tuple[Manner, int, int | None], ...] = (
-    ("expert", 3, 12),
+    ("expert", 2, 12),
     ("noisy", 4, 12),
     ("random", 5, None),
 )
@@ -46,7 +50,7 @@ ROBOT = ("right_j", "r_close", "l_close")
 FRAME = np.dtype(
     [
         ("pixels", np.uint8, (SIZE, SIZE, 3)),
-        ("placement", np.int32),  # seed
+        ("scene", np.int32),  # another for each seed and look
         ("episode", np.uint8),  # of the placement
         ("step", np.int16),  # environment steps taken before the frame
         ("success", np.bool_),
@@ -115,33 +119,36 @@ def play_placement(task: str, seed: int) -> np.ndarray:
     episodes = []
     try:
         simulator.reset()
-        renderer.look = Look(simulator.env.model, _thing(simulator, simulator.env.data), random)
+        thing = _thing(simulator, simulator.env.data)
+        looks = [Look(simulator.env.model, thing, random) for _ in range(LOOKS)]
         for number, (manner, every, after_success) in enumerate(MANNERS):
             if manner == "noisy" and random.random() < 0.5:
                 manner = "halted" if random.random() < 0.3 else "interrupted"
             act = disturbed(Expert(task), manner, random)
-            episodes.append(play_episode(simulator, renderer, act, every, after_success, random))
+            episodes.append(play_episode(simulator, renderer, looks, act, every, after_success, random))
             episodes[-1]["episode"], episodes[-1]["expert"] = number, manner == "expert"
     finally:
         renderer.close()
     frames = np.concatenate(episodes)
-    frames["placement"] = seed
+    frames["scene"] += LOOKS * seed
     return frames
 
 
 def play_episode(
     simulator: Simulator,
     renderer: LookRenderer,
+    looks: Sequence[Look],
     act: Act,
     every: int,
     after_success: int | None,
     random: np.random.Generator,
 ) -> np.ndarray:
-    """Frames of one episode, :data:`FRAME` [F]; placement, manner and look are left to fill in.
+    """Frames of one episode, :data:`FRAME` [F]; its number, its manner and the placement are left to fill in.
 
     Args:
         simulator: shows the goal to the expert, and has no renderer of its own.
-        renderer: draws with the placement's look.
+        renderer: has none of its own looks.
+        looks: the placement's.
         act: chooses the actions.
         every: environment steps between frames; the first success is drawn too.
         after_success: steps that it goes on after the first success; None: to its end.
@@ -156,20 +163,23 @@ def play_episode(
     succeeded, last = False, MAX_STEPS
     for step in range(MAX_STEPS + 1):
         success = bool(info.get("success", False))
-        if step % every == 0 or (success and not succeeded):
-            row = np.zeros((), FRAME)
-            copy_state(simulator, drawn)
-            displaced = random.random() < DISPLACED and (succeeded or not success)
-            if displaced:
-                displace(simulator.env.model, drawn, random)
-            renderer.thing = thing = _thing(simulator, drawn)
-            goal = np.asarray(simulator.env._target_pos)
-            row["pixels"] = renderer.render(drawn)
-            row["step"], row["success"], row["hand"], row["opening"] = step, success, observation[:3], observation[3]
-            row["object"], row["goal"] = renderer.look.moved(thing), renderer.look.moved(goal)
-            row["to_target"] = distance_to_target(simulator.task, info, thing, goal)
-            row["as_simulated"] = renderer.look.as_simulated and not displaced
-            rows.append(row)
+        first = success and not succeeded
+        if step % every == 0 or first:
+            for number in range(LOOKS) if first else [step // every % LOOKS]:
+                row = np.zeros((), FRAME)
+                copy_state(simulator, drawn)
+                displaced = random.random() < DISPLACED and not first
+                if displaced:
+                    displace(simulator.env.model, drawn, random)
+                renderer.look, renderer.thing = looks[number], _thing(simulator, drawn)
+                goal = np.asarray(simulator.env._target_pos)
+                row["pixels"] = renderer.render(drawn)
+                row["scene"], row["step"], row["success"] = number, step, success
+                row["hand"], row["opening"] = observation[:3], observation[3]
+                row["object"], row["goal"] = renderer.look.moved(renderer.thing), renderer.look.moved(goal)
+                row["to_target"] = distance_to_target(simulator.task, info, renderer.thing, goal)
+                row["as_simulated"] = renderer.look.as_simulated and not displaced
+                rows.append(row)
         if success and not succeeded and after_success is not None:
             last = min(last, step + after_success)
         succeeded = succeeded or success
@@ -214,3 +224,23 @@ def _thing(simulator: Simulator, data: mujoco.MjData) -> np.ndarray:
         return np.array(simulator.env._get_pos_objects()[:3])
     finally:
         simulator.env.data = present
+
+
+def pixels_of(places: np.ndarray) -> np.ndarray:
+    """Where in a frame places [N, 3] in metres are seen: row and column [N, 2] in pixels."""
+    position, rotation, fovy = _camera()
+    x, y, z = rotation.T @ (places - position).T
+    focal = 0.5 * PICTURE_SIZE / np.tan(np.deg2rad(fovy) / 2)
+    # The camera hangs upside down, and the frame is the picture's centre.
+    whole = np.column_stack([PICTURE_SIZE / 2 - focal * y / z, PICTURE_SIZE / 2 + focal * x / z])
+    return (whole - (PICTURE_SIZE - FRAME_SIZE) / 2) * SIZE / FRAME_SIZE
+
+
+@cache
+def _camera() -> tuple[np.ndarray, np.ndarray, float]:
+    """Position [3], rotation [3, 3] and vertical field of view in degrees, the same in all tasks."""
+    env = Simulator(TRAINING_TASKS[0], 0).env
+    env.reset()
+    camera = env.model.camera("corner2").id
+    position, rotation = env.data.cam_xpos[camera], env.data.cam_xmat[camera].reshape(3, 3)
+    return position.copy(), rotation.copy(), float(env.model.cam_fovy[camera])

@@ -16,7 +16,7 @@ SURROUNDINGS = ("world", "tablelink", "RetainingWall", "base", "mocap")
 """Root bodies that are in every task: the room, the table, the robot."""
 SHAPES = (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID)
 OUT_OF_SIGHT = (0.0, 0.0, -5.0)
-PLAIN, REPAINTED = 0.4, 0.65
+PLAIN, REPAINTED = 0.3, 0.6
 """Share of looks that are the task's own, and of those that are this or repaint the task's own objects; in the rest
 the objects are made up."""
 
@@ -97,12 +97,15 @@ class Look:
             self._moving.append(part)
         if random.random() < 0.4:  # a panel that moves with it, as a door or a drawer does
             size = np.array([random.uniform(0.03, 0.15), 0.01, random.uniform(0.02, 0.1)])
-            self._moving.append(
-                Part(SHAPES[0], size, np.array([0.0, random.uniform(0.02, 0.08), 0.0]), np.eye(3), colour)
-            )
-        if random.random() < 0.5:  # a body behind it that stays
-            place = self._pivot + np.array([random.normal(0, 0.05), random.uniform(0.05, 0.2), 0.0])
-            self._standing.append(_part(random, random.uniform(0.03, 0.15, 3), place))
+            facing = turned(random.choice([0.0, np.pi / 2]))
+            place = facing @ np.array([0.0, random.uniform(0.02, 0.08), 0.0])
+            self._moving.append(Part(SHAPES[0], size, place, facing, random.uniform(0, 1, 3)))
+        for _ in range(int(random.integers(0, 4))):  # what it is part of, and stays
+            size = random.uniform(0.01, 0.15, 3)
+            place = self._pivot + np.array([random.normal(0, 0.08), random.uniform(-0.05, 0.2), size[2]])
+            self._standing.append(_part(random, size, place))
+        if random.random() < 0.5:  # a handle is higher than what lies on a table
+            self._shift[2] = random.uniform(0.0, 0.2)
 
     @property
     def as_simulated(self) -> bool:

@@ -8,13 +8,14 @@ MT10; ``train`` fits the two towers. Two losses:
   the gripper. Not the gripper's own place: on its way to an object that is to be moved it would count twice.
 - *captions*: CLIP's symmetric contrastive loss, in which every caption that is true of a frame is its positive.
 
-A regression of positions from the embedding, dropped afterwards, helps both.
+Two helpers, dropped afterwards: a regression of positions from the embedding, and heatmaps of gripper and object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -27,7 +28,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from embedded_vlm_captions import GENERIC, NUM_STAGES, Scale, captions, find_scale, stages
-from embedded_vlm_frames import FIRST_SEED, SIZE, TRAINING_TASKS, file_names, make_frames, missing_files
+from embedded_vlm_frames import FIRST_SEED, SIZE, TRAINING_TASKS, file_names, make_frames, missing_files, pixels_of
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -70,7 +71,7 @@ OPENING = 0.05
 """What the gripper's opening from 0 to 1 counts as, metres."""
 UNIT = 5.0
 """Embedding distance of a metre in training; the saved model is scaled anew."""
-CAPTIONS, POSITIONS = 0.1, 0.5
+CAPTIONS, POSITIONS, HEATMAPS = 0.1, 0.5, 0.1
 """Weights of the losses beside that of the distance, which has 1."""
 
 SAVE_EVERY = 500
@@ -105,14 +106,14 @@ def load_frames(folder: Path, parts: int, without: Sequence[str]) -> Frames:
         if task in without:
             continue
         files = [np.load(folder / f"{task}-{part}.npy", mmap_mode="r") for part in range(parts)]
-        columns = ("hand", "object", "to_target", "success", "expert", "as_simulated", "placement", "episode")
+        columns = ("hand", "object", "to_target", "success", "expert", "as_simulated", "scene", "episode")
         tables = [{name: np.array(file[name]) for name in columns} for file in files]
         whole = {name: np.concatenate([table[name] for table in tables]) for name in columns}
         scale = task_scale(whole)
         for file, table in zip(files, tables, strict=True):
             stage = np.full(len(file), -1)
-            for placement in np.unique(table["placement"]):
-                rows = np.flatnonzero(table["placement"] == placement)
+            for placement in np.unique(table["scene"]):
+                rows = np.flatnonzero(table["scene"] == placement)
                 for episode in np.unique(table["episode"][rows]):
                     told = rows[(table["episode"][rows] == episode) & table["as_simulated"][rows]]
                     if len(told) > 1 and scale is not None:
@@ -138,7 +139,7 @@ def task_scale(table: dict[str, np.ndarray]) -> Scale | None:
     order = np.flatnonzero(expert & table["success"])
     if not len(order):
         return None
-    _, firsts = np.unique(table["placement"][order], return_index=True)
+    _, firsts = np.unique(table["scene"][order], return_index=True)
     away = np.linalg.norm(table["hand"][expert] - table["object"][expert], axis=1)
     return find_scale(away, table["to_target"], order[firsts])
 
@@ -213,6 +214,7 @@ class Batch:
     hand: Tensor  # float32 [B, 3]
     thing: Tensor  # float32 [B, 3]
     opening: Tensor  # float32 [B, 1]
+    seen: Tensor  # float32 [B, 2, 2]: row and column of hand and thing in the picture, 0 to 1
     task: Tensor  # int64 [B]
     stage: Tensor  # int64 [B]; -1 where no caption holds
 
@@ -223,13 +225,14 @@ def draw_batch(frames: Frames, random: np.random.Generator) -> Batch:
     chosen = [int(random.choice(frames.by_task[task])) for task in chosen_tasks]
     pictures: list[Tensor] = []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("hand", "object", "opening")}
-    tasks, all_stages = [], []
+    tasks, all_stages, shifts = [], [], []
     for placement in chosen:
         file, rows = frames.files[frames.file[placement]], frames.rows[placement]
         pick = random.choice(len(rows), FRAMES, replace=len(rows) < FRAMES)
         if len(frames.successes[placement]):
             pick[0] = random.choice(frames.successes[placement])
         down, right = random.integers(-SHIFT, SHIFT + 1, 2)
+        shifts += [(down, right)] * FRAMES
         sample = file[rows[pick]]
         pictures.append(cropped(sample["pixels"], int(down), int(right)))
         for name, values in columns.items():
@@ -237,9 +240,12 @@ def draw_batch(frames: Frames, random: np.random.Generator) -> Batch:
         tasks += [frames.task[placement]] * FRAMES
         all_stages.append(frames.stage[placement][pick])
     hand, thing, opening = (torch.from_numpy(np.concatenate(values)) for values in columns.values())
+    corner = np.array(shifts) + (SIZE - CROP) // 2
+    seen = np.stack([(pixels_of(place.numpy()) - corner) / CROP for place in (hand, thing)], 1)
     return Batch(
         jittered(normalised(torch.cat(pictures)), random),
-        hand, thing, opening[:, None], torch.tensor(tasks), torch.from_numpy(np.concatenate(all_stages)),
+        hand, thing, opening[:, None], torch.from_numpy(seen).float(),
+        torch.tensor(tasks), torch.from_numpy(np.concatenate(all_stages)),
     )  # fmt: skip
 
 
@@ -256,6 +262,20 @@ def distance_loss(embedding: Tensor, batch: Batch) -> Tensor:
     wanted = (states[:, first] - states[:, second]).norm(dim=-1)
     distance = ((embeddings[:, first] - embeddings[:, second]).square().sum(-1) + 1e-6).sqrt()
     return F.smooth_l1_loss(distance, wanted, beta=0.1)
+
+
+def heatmap_loss(logits: Tensor, seen: Tensor) -> Tensor:
+    """Cross entropy of heatmaps and the places that they are to show, shared between the cells around each.
+
+    Args:
+        logits: [B, K, cells], row by row.
+        seen: row and column, [B, K, 2], 0 to 1; one outside counts as at the edge.
+    """
+    side = round(logits.shape[-1] ** 0.5)
+    place = (seen * side - 0.5).clamp(0, side - 1)[..., None]  # [B, K, 2, 1], in cells
+    share = (1 - (place - torch.arange(side)).abs()).clamp(min=0)  # [B, K, 2, side]
+    target = (share[:, :, 0, :, None] * share[:, :, 1, None, :]).flatten(2)
+    return -(target * logits.log_softmax(-1)).sum(-1).mean()
 
 
 def contrastive_loss(cosine: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
@@ -293,9 +313,9 @@ class Training(nn.Module):
         self.network.image.cancel(batch.pixels.mean(0))
 
     def forward(self, batch: Batch, tokens: Any, weight: Tensor) -> Tensor:
-        """The three losses, [3]: of distance, captions and positions."""
+        """The losses, [4]: of distance, captions, positions and heatmaps."""
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
-            image = self.network.image(batch.pixels)
+            image, heatmaps = self.network.image.with_heatmaps(batch.pixels)
             text = self.network.text(**tokens).text_embeds
         image, text, told = image.float(), text.float(), batch.stage >= 0
         cosine = F.normalize(image[told], dim=-1) @ F.normalize(text, dim=-1).T
@@ -305,6 +325,7 @@ class Training(nn.Module):
                 distance_loss(image, batch),
                 contrastive_loss(cosine, self.log_scale.exp().clamp(max=60), weight),
                 F.smooth_l1_loss(self.positions(image), wanted),
+                heatmap_loss(heatmaps[:, :2].float(), batch.seen),
             ]
         )
 
@@ -343,7 +364,7 @@ def train(rank: int, processes: int, meeting: str, settings: argparse.Namespace)
     bar = tqdm(range(start, settings.steps), "training", initial=start, total=settings.steps, disable=rank > 0)
     recent: list[Tensor] = []
     for step in bar:
-        lr = 2e-3 * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * np.cos(np.pi * step / settings.steps))
+        lr = 2e-3 * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / settings.steps))
         for group in optimizer.param_groups:
             group["lr"] = lr
         random = generator(settings.seed, rank, step)
@@ -352,14 +373,16 @@ def train(rank: int, processes: int, meeting: str, settings: argparse.Namespace)
         texts, weight = table.batch(batch.task[told], batch.stage[told], random)
         losses = training(batch, tokenizer(texts, padding=True, return_tensors="pt"), weight)
         optimizer.zero_grad()
-        (losses @ torch.tensor([1.0, CAPTIONS, POSITIONS])).backward()
+        (losses @ torch.tensor([1.0, CAPTIONS, POSITIONS, HEATMAPS])).backward()
         average_gradients(list(training.parameters()))
         nn.utils.clip_grad_norm_(training.parameters(), 1.0)
         optimizer.step()
         recent = [*recent[-99:], losses.detach()]
         if step % 20 == 0:
-            distance, contrast, positions = torch.stack(recent).mean(0).tolist()
-            bar.set_postfix_str(f"distance {distance:.4f} captions {contrast:.3f} positions {positions:.4f}")
+            distance, contrast, positions, heatmaps = torch.stack(recent).mean(0).tolist()
+            bar.set_postfix_str(
+                f"distance {distance:.4f} captions {contrast:.3f} positions {positions:.4f} heatmaps {heatmaps:.3f}"
+            )
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
             kept = {"training": training.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             write_file(state, lambda part, kept=kept: torch.save(kept, part))  # type: ignore[misc]
@@ -438,7 +461,7 @@ def data_card(folder: Path, parts: int, out: Path) -> None:
         "frames": sum(len(file) for file in files),
         "size": SIZE,
         "tasks": list(TRAINING_TASKS),
-        "placements": sum(len(np.unique(file["placement"])) for file in files),
+        "placements": sum(len(np.unique(file["scene"])) for file in files),
         "first_seed": FIRST_SEED,
         "share of success": float(np.mean([file["success"].mean() for file in files])),
         "share as simulated": float(np.mean([file["as_simulated"].mean() for file in files])),

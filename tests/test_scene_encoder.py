@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 def trained() -> SceneEncoder:
     """A small tower whose normalisation has seen some batches."""
     torch.manual_seed(0)
-    tower = SceneEncoder(32, 8, (4, 6, 8), 16, normalised=True)
+    tower = SceneEncoder(32, 8, (4, 6, 8), 3, 16, normalised=True)
     tower.cancel(torch.rand(3, 32, 32))
     for norm in tower.norms:
+        assert isinstance(norm, torch.nn.BatchNorm2d)
         torch.nn.init.normal_(norm.weight)
     for _ in range(3):
         tower(torch.rand(20, 3, 32, 32))
@@ -38,7 +39,7 @@ def test_folding_the_normalisation_changes_no_embedding(trained: SceneEncoder) -
 
 def test_the_mean_picture_is_cancelled() -> None:
     mean = torch.rand(3, 32, 32)
-    tower = SceneEncoder(32, 8, (4, 6, 8), 16)
+    tower = SceneEncoder(32, 8, (4, 6, 8), 3, 16)
     tower.cancel(mean)
     assert (tower.patches(mean[None]) + tower.place).abs().max() < 1e-6
 
