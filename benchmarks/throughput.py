@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -41,16 +41,26 @@ from furl_lightning.agents.optim import PopulationAdam
 from furl_lightning.agents.transitions import Transitions
 from furl_lightning.commands.fit import fit
 from furl_lightning.envs.metaworld import MetaWorldEnv
-from furl_lightning.envs.rendering import close_gl
+from furl_lightning.envs.rendering import Renderer, close_gl
 from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, Simulator, SimulatorSettings
 from furl_lightning.method.learner import Batch, Learner
+from furl_lightning.pictures import RenderQuality
 from furl_lightning.randomness import Randomness
 from furl_lightning.replay.buffer import ReplayBuffer
 from furl_lightning.tasks import Agent, task_names
-from furl_lightning.vlm import VLM
+from furl_lightning.vlm import VLM, EmbeddedCLIP
 from furl_lightning.vlm.interface import Precision
+from furl_lightning.vlm.preprocess import Preprocess
+from furl_lightning.vlm.scene_encoder import SceneEncoder
 
 VLMS = {"embedded": "embedded", "clip_b32": "clip", "rn50": "resnet"}
+LIGHT, FAST, FULL = (
+    SimulatorSettings(render="light", size=128),
+    SimulatorSettings(render="fast"),
+    SimulatorSettings(render="full"),
+)
+PICTURES = (LIGHT, SimulatorSettings(render="light", size=224), FAST, FULL)
+QUALITIES: tuple[RenderQuality, ...] = ("light", "fast", "full")
 BATCH = 256
 WHOLE = "whole update, sampling and all"
 HELD = 2_000
@@ -93,7 +103,7 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def time(self, call: Callable[[], Any]) -> float:
+    def time(self, call: Callable[[], Any], clock: Callable[[], float] = perf_counter) -> float:
         """Seconds of a call."""
         for _ in range(3):  # allocates, warms up, captures
             call()
@@ -101,10 +111,10 @@ class Bench:
         times: list[float] = []
         begun = perf_counter()
         while len(times) < 5 or perf_counter() - begun < self.seconds:
-            started = perf_counter()
+            started = clock()
             call()
             self.wait()
-            times.append(perf_counter() - started)
+            times.append(clock() - started)
         return statistics.median(times)
 
     def part(self, agents: int, vlm: str, part: str, call: Callable[[], Any], bytes_moved: float = 0.0) -> None:
@@ -214,14 +224,15 @@ class Bench:
     def embedding(self, num: int, vlm: VLM, name: str, precision: str) -> None:
         """Frames of one step of all agents, and of ten steps."""
         for frames in (num, 10 * num):
-            pictures = torch.randint(0, 256, (frames, 192, 192, 3), dtype=torch.uint8)
+            side = full_size.drawn_for(vlm).size
+            pictures = torch.randint(0, 256, (frames, side, side, 3), dtype=torch.uint8)
             part = f"embed {frames} frames, {precision}"
             self.part(num, name, part, partial(vlm.encode_images, pictures))
 
-    def collection(self, num: int, workers: Sequence[int]) -> None:
-        """Bare steps and frames, then TorchRL's environment around them with so many worker processes."""
+    def collection(self, num: int, workers: Sequence[int], vlm: VLM) -> None:
+        """Bare steps and frames, then TorchRL's environment around the VLM's picture with so many worker processes."""
         agents = population(num)
-        simulators = [Simulator(agent.task, agent.seed, SimulatorSettings(render="fast")) for agent in agents]
+        simulators = [Simulator(agent.task, agent.seed) for agent in agents]
         actions = np.random.default_rng(0).uniform(-1, 1, (num, ACTION_DIM)).astype(np.float32)
 
         def step_simulators() -> None:
@@ -232,14 +243,14 @@ class Bench:
         for simulator in simulators:
             simulator.reset()
         step_all = self.time(step_simulators)
-        frames = [simulator.frame() for simulator in simulators]
-        draw_all = self.time(lambda: [s.frame(f) for s, f in zip(simulators, frames, strict=True)])
-        for simulator in simulators:
-            simulator.close()
         self.add(Row(num, "", "bare env.step", 1e3 * step_all, None))
-        self.add(Row(num, "", "bare render", 1e3 * draw_all, None))
+        draw_all = {}
+        for picture in dict.fromkeys([*PICTURES, *(full_size.drawn_for(vlm, quality) for quality in QUALITIES)]):
+            draw_all[picture] = self.drawing(simulators, picture)[0]
+            self.add(Row(num, "", bare_render(picture), 1e3 * draw_all[picture], None))
+        asked = full_size.drawn_for(vlm)
         for number in workers:
-            env = MetaWorldEnv(agents, SimulatorSettings("fixed", "fast"), number)
+            env = MetaWorldEnv(agents, asked, number)
             generator = torch.Generator().manual_seed(0)
             state = env.reset()
             taken = 0
@@ -255,13 +266,57 @@ class Bench:
             seconds = self.time(step)
             env.close()
             shared = min(max(number, 1), num, os.cpu_count() or 1)
-            bound = 1e3 * (step_all + draw_all) / shared
+            bound = 1e3 * (step_all + draw_all[asked]) / shared
             self.add(Row(num, "", f"collect, {number} workers", 1e3 * seconds, bound))
+
+    def drawing(
+        self, simulators: Sequence[Simulator], picture: SimulatorSettings, clock: Callable[[], float] = perf_counter
+    ) -> tuple[float, np.ndarray]:
+        """Seconds in which all are drawn once, and their frames, uint8 [A, size, size, 3]."""
+        assert picture.render is not None
+        renderers = [Renderer(simulator.env.model, picture.render, picture.size) for simulator in simulators]
+        frames = np.empty((len(simulators), picture.size, picture.size, 3), np.uint8)
+
+        def draw_all() -> None:
+            for simulator, renderer, frame in zip(simulators, renderers, frames, strict=True):
+                renderer.render(simulator.env.data, frame)
+
+        seconds = self.time(draw_all, clock)
+        for renderer in renderers:
+            renderer.close()
+        return seconds, frames
+
+    def frame(self, num: int) -> None:
+        """What a frame costs one core, drawn and embedded with the other agents' ones, as it is now and as it was.
+
+        By CPU time, of all threads together, which other programs on the machine hardly change.
+        """
+        simulators = [Simulator(agent.task, agent.seed) for agent in population(num)]
+        for simulator in simulators:
+            simulator.reset()
+            simulator.step(np.zeros(ACTION_DIM, np.float32))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # threads that wait for each other would count
+        totals: list[float] = []
+        for name, picture, encode in (
+            ("EmbeddedCLIP", FAST, EmbeddedCLIP().encode_images),
+            ("SceneEncoder", LIGHT, scene_encoder()),
+        ):
+            draw, frames = self.drawing(simulators, picture, process_time)
+            embed = self.time(partial(encode, torch.from_numpy(frames)), process_time)
+            each = [1e3 * seconds / num for seconds in (draw, embed)]
+            totals.append(sum(each))
+            note = f"{each[0]:.2f} to draw, {each[1]:.2f} to embed"
+            note += f"; {totals[0] / totals[1]:.2f} times as fast" if totals[1:] else ""
+            part = f"a frame drawn and embedded, {picture_name(picture)}, one core"
+            self.add(Row(num, name, part, totals[-1], None, note))
+        torch.set_num_threads(threads)
 
     # -- (c)
 
-    def run(self, num: int, vlm: str, options: Sequence[str], note: str) -> None:
+    def run(self, num: int, vlm: str, picture: SimulatorSettings, options: Sequence[str], note: str) -> None:
         """A run of furl-fit; its bound is the sum of its parts' bounds, spread over the cores."""
+        assert picture.render is not None
         steps, start = 400, 100
         with tempfile.TemporaryDirectory() as folder:
             names = ", ".join({agent.task: None for agent in population(num)})
@@ -271,7 +326,7 @@ class Bench:
             argv += ["--data.collection.start_steps", str(start)]
             argv += ["--model.log_every", "50", "--trainer.accelerator", "gpu" if self.device.type == "cuda" else "cpu"]
             argv += ["--data.evaluation.every", "100000000", "--data.checkpoints.every", "100000000"]
-            argv += ["--pictures", "false"]
+            argv += ["--pictures", "false", "--data.env.render", picture.render]
             if fit([*argv, *options]):
                 raise SystemExit("furl-fit failed")
             with (Path(folder) / "run/metrics.csv").open() as file:
@@ -283,7 +338,8 @@ class Bench:
         bounds = {row.part: row.bound for row in self.rows if row.agents == num and row.vlm == vlm}
         learn = bounds[WHOLE]
         look = next(bound for part, bound in bounds.items() if part.startswith(f"embed {num} frames"))
-        bare = sum(row.time for row in self.rows if row.agents == num and row.part in ("bare env.step", "bare render"))
+        parts_of_collecting = ("bare env.step", bare_render(picture))
+        bare = sum(row.time for row in self.rows if row.agents == num and row.part in parts_of_collecting)
         simulate = bare / (os.cpu_count() or 1)
         assert learn is not None and look is not None
         # On a processor all share the cores; a GPU works beside them.
@@ -295,6 +351,35 @@ class Bench:
                 num, vlm, f"of it: Lightning, logging, bar ({note})", rest, None, f"{100 * rest / step:.1f} % of a step"
             )
         )
+
+
+def picture_name(picture: SimulatorSettings) -> str:
+    """Quality and size."""
+    return f"{picture.render} at {picture.size}"
+
+
+def bare_render(picture: SimulatorSettings) -> str:
+    """The part's name."""
+    return f"bare render, {picture_name(picture)}"
+
+
+def scene_encoder() -> Callable[[Tensor], Tensor]:
+    """The embedded model's image tower with random weights, preprocessing included: frames [A, 128, 128, 3]."""
+    side, crop = {"height": 128, "width": 128}, {"height": 112, "width": 112}
+    preprocess = Preprocess(
+        {
+            "size": side, "crop_size": crop, "do_center_crop": True, "resample": 3, "rescale_factor": 1 / 255,
+            "image_mean": [0.5] * 3, "image_std": [0.25] * 3,
+        }
+    )  # fmt: skip
+    encoder = SceneEncoder().eval()
+
+    @torch.no_grad()
+    def encode(frames: Tensor) -> Tensor:
+        embedding: Tensor = encoder(preprocess(frames))
+        return embedding
+
+    return encode
 
 
 def population(num: int) -> list[Agent]:
@@ -398,22 +483,25 @@ def main() -> None:
         bench.machine(agents, max(vlm.width for vlm, _ in made.values()))
         print("\n| agents | VLM | part | ms | bound, ms | of the bound | |\n|---|---|---|---|---|---|---|")
         for num in agents:
-            bench.collection(num, workers)
+            bench.collection(num, workers, made[names[0], "float32"][0])
+            if bench.device.type == "cpu":
+                bench.frame(num)
             for name in names:
                 bench.learner(num, made[name, "float32"][0], name)
                 for precision in ("float32", "bfloat16"):
                     vlm = made[name, precision][0].to(bench.device)
                     bench.embedding(num, vlm, name, precision)
         if given.runs:
+            vlm, of_vlm = made[names[0], "float32"]
+            asked = full_size.drawn_for(vlm)
             most = ["--data.collection.num_workers", str(max(workers))]
-            ways = {
-                "one process": ["--data.collection.num_workers", "0"],
-                f"{max(workers)} workers": most,
-                f"{max(workers)} workers, overlapped": [*most, "--data.collection.overlap", "true"],
-            }
+            ways = [("one process", asked, ["--data.collection.num_workers", "0"])]
+            ways += [(f"{max(workers)} workers", full_size.drawn_for(vlm, quality), most) for quality in QUALITIES]
+            ways += [(f"{max(workers)} workers, overlapped", asked, [*most, "--data.collection.overlap", "true"])]
             for num in agents:
-                for way, options in ways.items():
-                    bench.run(num, names[0], [*made[names[0], "float32"][1], *options], way)
+                for way, picture, options in ways:
+                    note = f"{way}, {picture_name(picture)}"
+                    bench.run(num, names[0], picture, [*of_vlm, *options], note)
     close_gl()
     if given.figure is not None:
         draw(bench.rows, names[0], given.figure)

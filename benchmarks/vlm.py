@@ -2,7 +2,7 @@
 
 ``python benchmarks/vlm.py`` prints the table of ``docs/vlm.md``, ``--write`` puts it there. Each row
 is measured in a process of its own: a checkpoint is made, loaded as any other, and embeds frames of
-192 x 192, preprocessing included.
+the size that is drawn for it, preprocessing included.
 
 Speed is by the process's CPU time divided among its threads, which other programs on the machine
 hardly change; it is the speed of threads that have a core each and share the work evenly.
@@ -40,6 +40,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.utils import logging as library_logging
 
+from furl_lightning.envs.settings import EnvSettings, Render
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.vlm import BLIP, CLIP, VLM, CLIPResNet, Embedded, SigLIP
 from furl_lightning.vlm.interface import Precision
 from furl_lightning.vlm.resnet import ModifiedResNet
@@ -119,6 +121,11 @@ FAMILIES: dict[str, tuple[str, Family]] = {
 }
 
 
+def drawn_for(vlm: VLM, render: Render = "auto") -> SimulatorSettings:
+    """The picture of a run with a VLM."""
+    return EnvSettings(render=render).simulators(True, vlm.render, vlm.picture_size)
+
+
 def measure(family: str, precision: Precision, seconds: float, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Frames per second and peak memory in MiB at each batch size; the best of the calls that fit in the time."""
     library_logging.disable_progress_bar()
@@ -129,7 +136,8 @@ def measure(family: str, precision: Precision, seconds: float, clock: Callable[[
         out: dict[str, list[float]] = {"frames": [], "memory": [], "parameters": [parameters / 1e6]}
         generator = torch.Generator().manual_seed(0)
         for batch in BATCHES:
-            frames = torch.randint(0, 256, (batch, 192, 192, 3), dtype=torch.uint8, generator=generator)
+            side = drawn_for(vlm).size
+            frames = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, generator=generator)
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
             beginning, times = perf_counter(), [float("inf")]
             while len(times) == 1 or perf_counter() - beginning < seconds:

@@ -16,9 +16,9 @@ SURROUNDINGS = ("world", "tablelink", "RetainingWall", "base", "mocap")
 """Root bodies that are in every task: the room, the table, the robot."""
 SHAPES = (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID)
 OUT_OF_SIGHT = (0.0, 0.0, -5.0)
-PLAIN, REPAINTED = 0.3, 0.6
-"""Share of looks that are the task's own, and of those that are this or repaint the task's own objects; in the rest
-the objects are made up."""
+PLAIN, OWN, REPAINTED = 0.25, 0.4, 0.65
+"""Share of looks that are the task's own; that are this, perhaps moved; or that, perhaps repainted and reshaped. In the
+rest the objects are made up."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Look:
             self._shift = np.array([random.uniform(-0.12, 0.12), random.uniform(-0.12, 0.1), 0.0])
         if self._made_up:
             self._make_up(random)
-        else:
+        elif kind >= OWN:
             self._repaint(model, random)
         if random.random() < 0.2:  # a thing that does not matter
             size = random.uniform(0.01, 0.05, 3)
@@ -148,7 +148,7 @@ class Look:
     def _change(self, geom: mujoco.MjvGeom) -> None:
         number = geom.objid
         if geom.type != mujoco.mjtGeom.mjGEOM_MESH:
-            geom.size[:] = geom.size * self._scales[number]
+            geom.size[:] = geom.size * self._scales.get(number, 1.0)
         elif number in self._shapes:
             part = self._shapes[number]
             geom.type, geom.dataid, geom.matid = part.shape, -1, -1

@@ -85,9 +85,13 @@ class ScoredEpisode:
         """Spearman's rank correlation of reward and time up to the first success."""
         return spearman(self.reward[self.way_in], self.episode.step[self.way_in])
 
+    def judged(self, manner: Manner) -> slice:
+        """The frames that are compared with Meta-World's dense reward: of noisy episodes up to the first success."""
+        return self.way_in if manner == "noisy" else slice(None)
+
     def dense_correlation(self, manner: Manner) -> float:
-        """Spearman's rank correlation with Meta-World's dense reward; of noisy episodes up to the first success."""
-        part = self.way_in if manner == "noisy" else slice(None)
+        """Spearman's rank correlation with Meta-World's dense reward; NaN where one of both is constant."""
+        part = self.judged(manner)
         return spearman(self.reward[part], self.episode.reward[part])
 
     def peak(self) -> float:

@@ -6,7 +6,9 @@ dense reward is compared with that of the same VLM's cosine with :data:`NONSENSE
 distance to the goal image with the distance to images that have nothing to do with it: noise, and the goal images of
 :data:`OTHERS`. It is called no better where at least a quarter of the sixteen (:data:`SHARE`) do as well: a good
 measure that one of them reaches by luck is not, a worthless one, which lies anywhere among them, is in three cases of
-four.
+four. This is a rank among controls, not a test: the sixteen resemble each other, noise above all, and a measure of
+which nothing is said need not be good. One that beats them and yet is not above zero, what a constant reward has,
+is called no better than none.
 
 **Unordered.** The goal image orders two frames whose distances to it differ by more than ``l2_margin``, so no frame
 within the margin is told from the goal itself. That is said where the margin is more than a third (:data:`LONG`) of
@@ -134,14 +136,16 @@ def remarks(task: str, rewards: Mapping[str, ScoredEpisodes], nonsense: Nonsense
 
 
 def no_better(subject: str, value: float, other: str, by_luck: Mapping[str, float]) -> list[str]:
-    """That a measure, of which more is better, is no better than those of ``by_luck``, with their names."""
+    """That a rank correlation is no better than those of ``by_luck``, with their names, or than none."""
     numbers = {name: number for name, number in by_luck.items() if not math.isnan(number)}
     as_good = [name for name, number in numbers.items() if number >= value]
-    if not numbers or len(as_good) < SHARE * len(numbers):
-        return []
-    best = max(numbers, key=numbers.__getitem__)
-    how_many = f"{len(as_good)} of {len(numbers)} do as well, {best} has {numbers[best]:.2f}"
-    return [f"{subject} ({value:.2f}) is no better than {other}: {how_many}"]
+    if as_good and len(as_good) >= SHARE * len(numbers):
+        best = max(as_good, key=numbers.__getitem__)
+        how_many = f"{len(as_good)} of {len(numbers)} do as well, {best} has {numbers[best]:.2f}"
+        return [f"{subject} ({value:.2f}) is no better than {other}: {how_many}"]
+    if value <= 0:
+        return [f"{subject} ({value:.2f}) is no better than none: it does not rise with Meta-World's dense reward"]
+    return []
 
 
 def no_order(subject: str, episodes: Sequence[ScoredEpisode], manner: Manner) -> list[str]:
@@ -149,8 +153,8 @@ def no_order(subject: str, episodes: Sequence[ScoredEpisode], manner: Manner) ->
     without = [scored for scored in episodes if math.isnan(scored.dense_correlation(manner))]
     if not without:
         return []
-    dense = all(np.ptp(scored.episode.reward) == 0 for scored in without)
-    cause = "Meta-World's dense reward" if dense else "it"
+    dense = [scored.episode.reward[scored.judged(manner)] for scored in without]
+    cause = " or ".join(sorted({"it" if np.ptp(reward) else "Meta-World's dense reward" for reward in dense}, key=len))
     return [f"{subject} is measured without {len(without)} of {len(episodes)}, in which {cause} is constant"]
 
 
@@ -164,7 +168,7 @@ def unordered(subject: str, experts: Sequence[ScoredEpisode], l2_margin: float) 
     frames = sum(map(len, distances))
     if l2_margin <= LONG * way and near <= LONG * frames:
         return []
-    share = f"{l2_margin / way:.0%} of the" if l2_margin < way else "more than the whole"
+    share = f"{l2_margin / way:.0%} of the" if l2_margin < way else "no less than the whole"
     return [
         f"{subject}: l2_margin {l2_margin:g} is {share} way from the first frame to the goal image ({way:.2g}): "
         f"{near} of the {frames} frames before an expert's first success are not told from the goal"
