@@ -482,10 +482,10 @@ def main() -> None:
                 made[name, precision] = make_vlm(name, place, precision)
         bench.machine(agents, max(vlm.width for vlm, _ in made.values()))
         print("\n| agents | VLM | part | ms | bound, ms | of the bound | |\n|---|---|---|---|---|---|---|")
+        if bench.device.type == "cpu":
+            bench.frame(10)
         for num in agents:
             bench.collection(num, workers, made[names[0], "float32"][0])
-            if bench.device.type == "cpu":
-                bench.frame(num)
             for name in names:
                 bench.learner(num, made[name, "float32"][0], name)
                 for precision in ("float32", "bfloat16"):

@@ -1,9 +1,9 @@
 """Make the embedded vision-language model: ``python scripts/train_embedded_vlm.py --out FOLDER``.
 
-Two stages, each of which goes on where it was stopped: ``frames`` draws placements of the forty tasks outside
+Two stages, each of which goes on where it was stopped: ``frames`` draws episodes of the forty tasks outside
 MT10; ``train`` fits the two towers. Two losses:
 
-- *distance*: within a placement the L2 distance of two frames' embeddings is to be the distance of what they
+- *distance*: within a scene the L2 distance of two frames' embeddings is to be the distance of what they
   show, where a frame's state is the gripper as seen from the object, the object, and (little) the opening of
   the gripper. Not the gripper's own place: on its way to an object that is to be moved it would count twice.
 - *captions*: CLIP's symmetric contrastive loss, in which every caption that is true of a frame is its positive.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from embedded_vlm_captions import GENERIC, NUM_STAGES, Scale, captions, find_scale, stages
 from embedded_vlm_frames import FIRST_SEED, SIZE, TRAINING_TASKS, file_names, make_frames, missing_files, pixels_of
@@ -33,7 +31,6 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
@@ -44,7 +41,7 @@ from furl_lightning.vlm.scene_clip import SceneCLIP
 CROP = 112
 """Height and width of the pictures that the model sees: the centre of a frame."""
 SHIFT = 3
-"""Pixels by which a placement's crop is off the centre at most, in training."""
+"""Pixels by which a scene's crop is off the centre at most, in training."""
 WIDTH = 128
 """Of the embedding."""
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -65,8 +62,8 @@ TOWERS: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu_pytorch_tanh",
     },
 }
-PLACEMENTS, FRAMES = 12, 14
-"""Of a process's batch: placements, each of another task, and frames of each."""
+SCENES, FRAMES = 12, 14
+"""Of a batch: scenes, each of another task, and frames of each."""
 OPENING = 0.05
 """What the gripper's opening from 0 to 1 counts as, metres."""
 UNIT = 5.0
@@ -82,15 +79,15 @@ HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
 
 @dataclass
 class Frames:
-    """All training frames by placement; P of them."""
+    """All training frames by scene; P of them."""
 
     files: list[np.ndarray]  # rows as embedded_vlm_frames.FRAME has them, on disk
-    task: list[int]  # of each placement, [P], an index of TRAINING_TASKS
+    task: list[int]  # of each scene, [P], an index of TRAINING_TASKS
     file: list[int]  # that it is in, [P]
     rows: list[np.ndarray]  # of that file, [P][F]
     stage: list[np.ndarray]  # of each frame, [P][F]; -1 where no caption holds
     successes: list[np.ndarray]  # the frames that show success, [P]
-    by_task: dict[int, list[int]]  # the placements of each task
+    by_task: dict[int, list[int]]  # the scenes of each task
 
 
 def load_frames(folder: Path, parts: int, without: Sequence[str]) -> Frames:
@@ -112,8 +109,8 @@ def load_frames(folder: Path, parts: int, without: Sequence[str]) -> Frames:
         scale = task_scale(whole)
         for file, table in zip(files, tables, strict=True):
             stage = np.full(len(file), -1)
-            for placement in np.unique(table["scene"]):
-                rows = np.flatnonzero(table["scene"] == placement)
+            for scene in np.unique(table["scene"]):
+                rows = np.flatnonzero(table["scene"] == scene)
                 for episode in np.unique(table["episode"][rows]):
                     told = rows[(table["episode"][rows] == episode) & table["as_simulated"][rows]]
                     if len(told) > 1 and scale is not None:
@@ -208,7 +205,7 @@ def jittered(x: Tensor, random: np.random.Generator) -> Tensor:
 
 @dataclass
 class Batch:
-    """Frames of P placements, F of each, B = P * F in all."""
+    """Frames of P scenes, F of each, B = P * F in all."""
 
     pixels: Tensor  # float32 [B, 3, crop, crop]
     hand: Tensor  # float32 [B, 3]
@@ -220,25 +217,25 @@ class Batch:
 
 
 def draw_batch(frames: Frames, random: np.random.Generator) -> Batch:
-    """Placements of different tasks; of each some frames, one of which is a success where there is one."""
-    chosen_tasks = random.choice(list(frames.by_task), PLACEMENTS, replace=False)
+    """Scenes of different tasks; of each some frames, one of which is a success where there is one."""
+    chosen_tasks = random.choice(list(frames.by_task), SCENES, replace=False)
     chosen = [int(random.choice(frames.by_task[task])) for task in chosen_tasks]
     pictures: list[Tensor] = []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("hand", "object", "opening")}
     tasks, all_stages, shifts = [], [], []
-    for placement in chosen:
-        file, rows = frames.files[frames.file[placement]], frames.rows[placement]
+    for scene in chosen:
+        file, rows = frames.files[frames.file[scene]], frames.rows[scene]
         pick = random.choice(len(rows), FRAMES, replace=len(rows) < FRAMES)
-        if len(frames.successes[placement]):
-            pick[0] = random.choice(frames.successes[placement])
+        if len(frames.successes[scene]):
+            pick[0] = random.choice(frames.successes[scene])
         down, right = random.integers(-SHIFT, SHIFT + 1, 2)
         shifts += [(down, right)] * FRAMES
         sample = file[rows[pick]]
         pictures.append(cropped(sample["pixels"], int(down), int(right)))
         for name, values in columns.items():
             values.append(sample[name])
-        tasks += [frames.task[placement]] * FRAMES
-        all_stages.append(frames.stage[placement][pick])
+        tasks += [frames.task[scene]] * FRAMES
+        all_stages.append(frames.stage[scene][pick])
     hand, thing, opening = (torch.from_numpy(np.concatenate(values)) for values in columns.values())
     corner = np.array(shifts) + (SIZE - CROP) // 2
     seen = np.stack([(pixels_of(place.numpy()) - corner) / CROP for place in (hand, thing)], 1)
@@ -250,14 +247,14 @@ def draw_batch(frames: Frames, random: np.random.Generator) -> Batch:
 
 
 def distance_loss(embedding: Tensor, batch: Batch) -> Tensor:
-    """How far the embeddings' distances within placements are from the states'.
+    """How far the embeddings' distances within scenes are from the states'.
 
     Args:
         embedding: of the batch's frames, [B, width].
         batch: what they show.
     """
     state = torch.cat([batch.hand - batch.thing, batch.thing, OPENING * batch.opening], 1) * UNIT
-    states, embeddings = state.view(PLACEMENTS, FRAMES, -1), embedding.view(PLACEMENTS, FRAMES, -1)
+    states, embeddings = state.view(SCENES, FRAMES, -1), embedding.view(SCENES, FRAMES, -1)
     first, second = torch.triu_indices(FRAMES, FRAMES, 1)
     wanted = (states[:, first] - states[:, second]).norm(dim=-1)
     distance = ((embeddings[:, first] - embeddings[:, second]).square().sum(-1) + 1e-6).sqrt()
@@ -335,80 +332,68 @@ def positions_of(batch: Batch) -> Tensor:
     return torch.cat([batch.hand, batch.thing, batch.hand - batch.thing, batch.opening], 1)
 
 
-def train(rank: int, processes: int, meeting: str, settings: argparse.Namespace) -> None:
+def train(settings: argparse.Namespace) -> None:
     """Take the steps that ``settings.out`` does not have yet, and save the model there.
 
-    Every process draws its own batches and has one thread, because on a busy machine two threads of
-    one process wait for each other most of the time. Gradients are averaged. A step's batch follows from the
-    seed, the process and the step's number, so that a resumed training is the same as one that was not stopped.
+    A step's batch follows from the seed and the step's number, so that a resumed training is the same as one that
+    was not stopped.
     """
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{meeting}/point", rank=rank, world_size=processes)
+    torch.set_num_threads(settings.threads)
     frames = load_frames(settings.frames, settings.parts, settings.without)
     table = CaptionTable()
     tokenizer = make_tokenizer([*table.texts, *INSTRUCTIONS.values()])
     torch.manual_seed(settings.seed)
-    training = Training(
-        len(tokenizer), joined([draw_batch(frames, generator(settings.seed, 0, -n)) for n in range(1, 9)])
-    )
+    training = Training(len(tokenizer), joined([draw_batch(frames, generator(settings.seed, -n)) for n in range(1, 9)]))
     matrices = [p for p in training.parameters() if p.ndim > 1]
     vectors = [p for p in training.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
-    state, start = settings.out / f"training-{rank}.pt", 0
+    state, start = settings.out / "training.pt", 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
         training.load_state_dict(saved["training"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
-    bar = tqdm(range(start, settings.steps), "training", initial=start, total=settings.steps, disable=rank > 0)
+    weights = torch.tensor([1.0, CAPTIONS, POSITIONS, HEATMAPS])
     recent: list[Tensor] = []
+    bar = tqdm(range(start, settings.steps), "training", initial=start, total=settings.steps, mininterval=5)
     for step in bar:
         lr = 2e-3 * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / settings.steps))
         for group in optimizer.param_groups:
             group["lr"] = lr
-        random = generator(settings.seed, rank, step)
+        random = generator(settings.seed, step)
         batch = draw_batch(frames, random)
         told = batch.stage >= 0
         texts, weight = table.batch(batch.task[told], batch.stage[told], random)
         losses = training(batch, tokenizer(texts, padding=True, return_tensors="pt"), weight)
         optimizer.zero_grad()
-        (losses @ torch.tensor([1.0, CAPTIONS, POSITIONS, HEATMAPS])).backward()
-        average_gradients(list(training.parameters()))
+        (losses @ weights).backward()
         nn.utils.clip_grad_norm_(training.parameters(), 1.0)
         optimizer.step()
         recent = [*recent[-99:], losses.detach()]
         if step % 20 == 0:
-            distance, contrast, positions, heatmaps = torch.stack(recent).mean(0).tolist()
-            bar.set_postfix_str(
-                f"distance {distance:.4f} captions {contrast:.3f} positions {positions:.4f} heatmaps {heatmaps:.3f}"
-            )
+            names = ("distance", "captions", "positions", "heatmaps")
+            means = zip(names, torch.stack(recent).mean(0).tolist(), strict=True)
+            bar.set_postfix_str(", ".join(f"{name} {mean:.3f}" for name, mean in means), refresh=False)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
-            kept = {"training": training.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            write_file(state, lambda part, kept=kept: torch.save(kept, part))  # type: ignore[misc]
-            if rank == 0:
-                save(training.network, tokenizer, frames, settings.out)
-    torch.distributed.destroy_process_group()
+            save_training(state, training, optimizer, step + 1)
+            save(training.network, tokenizer, frames, settings.out)
 
 
-def generator(seed: int, rank: int, step: int) -> np.random.Generator:
-    """The random numbers of one step of one process; steps below 0 are the beginning's."""
-    return np.random.default_rng([seed, rank, step + 1000])
+def save_training(path: Path, training: Training, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write what a training goes on from."""
+    kept = {"training": training.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    write_file(path, lambda part: torch.save(kept, part))
+
+
+def generator(seed: int, step: int) -> np.random.Generator:
+    """The random numbers of one step; those below 0 are the beginning's."""
+    return np.random.default_rng([seed, step + 1000])
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
     """Several batches as one."""
     return Batch(*(torch.cat([getattr(batch, field.name) for batch in batches]) for field in fields(Batch)))
-
-
-def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Average gradients over the processes."""
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = piece.view_as(parameter)
 
 
 @torch.no_grad()
@@ -421,7 +406,7 @@ def save(network: SceneCLIP, tokenizer: CLIPTokenizer, frames: Frames, out: Path
     network.eval()
     image = network.image.fused()
     network.train()
-    ends = [first_and_success(frames, placement) for placement in range(0, len(frames.task), 4)]
+    ends = [first_and_success(frames, scene) for scene in range(0, len(frames.task), 4)]
     pictures = [torch.stack(side) for side in zip(*(pair for pair in ends if pair is not None), strict=True)]
     first, success = (image(normalised(picture)) for picture in pictures)
     last = image.head[-1]
@@ -444,9 +429,9 @@ def save(network: SceneCLIP, tokenizer: CLIPTokenizer, frames: Frames, out: Path
     tokenizer.save_pretrained(out)
 
 
-def first_and_success(frames: Frames, placement: int) -> tuple[Tensor, Tensor] | None:
-    """Pictures of a placement's beginning and of its expert's first success; None if it has none."""
-    file, rows = frames.files[frames.file[placement]], frames.rows[placement]
+def first_and_success(frames: Frames, scene: int) -> tuple[Tensor, Tensor] | None:
+    """Pictures of a scene's beginning and of its expert's first success; None if it has none."""
+    file, rows = frames.files[frames.file[scene]], frames.rows[scene]
     expert = rows[file["expert"][rows]]
     successes = expert[file["success"][expert]]
     if not len(successes):
@@ -461,7 +446,7 @@ def data_card(folder: Path, parts: int, out: Path) -> None:
         "frames": sum(len(file) for file in files),
         "size": SIZE,
         "tasks": list(TRAINING_TASKS),
-        "placements": sum(len(np.unique(file["scene"])) for file in files),
+        "scenes": sum(len(np.unique(file["scene"])) for file in files),
         "first_seed": FIRST_SEED,
         "share of success": float(np.mean([file["success"].mean() for file in files])),
         "share as simulated": float(np.mean([file["as_simulated"].mean() for file in files])),
@@ -477,12 +462,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/embedded_vlm/model"), help="the model's folder")
     parser.add_argument("--frames", type=Path, default=Path("build/embedded_vlm/frames"), help="9 GB of them")
     parser.add_argument("--parts", type=int, default=8, help="files of five placements for each task")
-    parser.add_argument("--steps", type=int, default=12_000, help="of training")
-    parser.add_argument("--processes", type=int, default=2, help="for drawing and for training")
+    parser.add_argument("--steps", type=int, default=5_000, help="of training")
+    parser.add_argument("--processes", type=int, default=2, help="that draw")
+    parser.add_argument("--threads", type=int, default=1, help="that train")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and jitter")
     parser.add_argument("--without", nargs="*", default=[], choices=TRAINING_TASKS, metavar="TASK", help="left out")
     settings = parser.parse_args()
-    for name in ("parts", "steps", "processes"):
+    for name in ("parts", "steps", "processes", "threads"):
         if getattr(settings, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(settings, name)}")
     if settings.stage != "train":
@@ -492,8 +478,7 @@ def main() -> None:
             parser.error(f"{settings.frames} lacks {missing[0]} and {len(missing) - 1} more; run --stage frames first")
         settings.out.mkdir(parents=True, exist_ok=True)
         data_card(settings.frames, settings.parts, settings.out)
-        with tempfile.TemporaryDirectory() as meeting:
-            spawn(train, (settings.processes, meeting, settings), nprocs=settings.processes)
+        train(settings)
 
 
 if __name__ == "__main__":

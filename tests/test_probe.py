@@ -28,6 +28,7 @@ from furl_lightning.vlm import CLIP, Embedded
 from furl_lightning.vlm.embedded import FOLDER
 
 from .conftest import Run
+from .made_up_episode import scored
 
 
 def rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
@@ -57,26 +58,6 @@ def test_a_constant_reward_has_no_correlation() -> None:
     assert above(np.ones(3), np.ones(4)) == 0.5
 
 
-def scored(reward: list[float], success: list[int], dense: list[float] | None = None) -> ScoredEpisode:
-    """A made-up episode, a frame every second step; each frame's embedding is a step further along an axis."""
-    count = len(reward)
-    nothing = np.zeros((count, 3), np.float32)
-    episode = Episode(
-        frames=np.zeros((count, 8, 8, 3), np.uint8),
-        step=2 * np.arange(count, dtype=np.int32),
-        success=np.array(success, bool),
-        hand=nothing,
-        opening=nothing[:, 0],
-        object=nothing,
-        goal=nothing,
-        to_target=nothing[:, 0],
-        reward=np.array(dense or range(count), np.float32),
-        observation=np.zeros((count, 39), np.float32),
-        action=np.zeros((count, 4), np.float32),
-    )
-    return ScoredEpisode("reach", episode, torch.arange(count)[:, None] * torch.tensor([[0.0, 3.0]]), np.array(reward))
-
-
 EXPERTS = [
     scored([0.1, 0.3, 0.2, 0.5, 0.9, 0.0], [0, 0, 0, 1, 1, 0]),
     scored([0.4, 0.1, 0.0, 0.0], [0, 0, 0, 0]),
@@ -89,13 +70,15 @@ OTHERS = [
 
 def test_measures_by_hand() -> None:
     """Two experts, one of which fails; a perturbed episode with success, and a failed one."""
-    measures = measure(EXPERTS, OTHERS)
+    measures = measure({"expert": EXPERTS, "noisy": OTHERS[:1], "random": OTHERS[1:]})
     assert list(measures) == list(MEASURES)
     tied = np.corrcoef([4, 3, 1.5, 1.5], [1, 2, 3, 4])[0, 1]
     assert measures == pytest.approx(
         {
             "correlation": (0.8 + tied) / 2,  # of the first expert up to its success: ranks 1, 3, 2, 4
             "perturbed": (-1.0 - 0.8) / 2,
+            "noisy": -1.0,  # up to its success
+            "random": -0.8,
             "wrong_pairs": (1 / 6 + 5 / 6) / 2,
             "maximum": 8 / 6,  # after its success; the expert that fails has none
             "gap": (0.5 + 0.9 + 0.6) / 3 - (0.3 + 0.55 + 0.1 + 0.05) / 4,
@@ -107,12 +90,13 @@ def test_measures_by_hand() -> None:
 
 def test_measures_that_do_not_exist() -> None:
     """Without success, or without failure, there is nothing to tell apart."""
-    failed, won = measure([EXPERTS[1]], [OTHERS[1]]), measure([EXPERTS[0]], [OTHERS[0]])
-    assert {name for name, value in failed.items() if np.isnan(value)} == {"maximum", "gap", "above", "way"}
-    assert {name for name, value in won.items() if np.isnan(value)} == {"gap", "above"}
+    failed = measure({"expert": EXPERTS[1:], "random": OTHERS[1:]})
+    won = measure({"expert": EXPERTS[:1], "noisy": OTHERS[:1]})
+    assert {name for name, value in failed.items() if np.isnan(value)} == {"noisy", "maximum", "gap", "above", "way"}
+    assert {name for name, value in won.items() if np.isnan(value)} == {"random", "gap", "above"}
     table = measures_table({"reach": failed, "push": won})
-    assert table.rows[0][4:] == ["-"] * 4 and table.rows[1][4:] == ["1.33", "-", "-", "9.00"]
-    assert table.rows[2][0] == "all" and table.rows[2][4:] == ["1.33", "-", "-", "9.00"]
+    assert table.rows[0][6:] == ["-"] * 4 and table.rows[1][6:] == ["1.33", "-", "-", "9.00"]
+    assert table.rows[2][0] == "all" and table.rows[2][6:] == ["1.33", "-", "-", "9.00"]
 
 
 def test_rewards_are_drawn_as_they_are() -> None:
@@ -120,7 +104,7 @@ def test_rewards_are_drawn_as_they_are() -> None:
     episodes: list[tuple[Manner, ScoredEpisode]] = [("expert", EXPERTS[0]), ("noisy", OTHERS[0]), ("random", OTHERS[1])]
     aligned = [(manner, replace(episode, reward=-episode.reward)) for manner, episode in episodes]
     measures = {
-        "zero-shot": measure(EXPERTS[:1], OTHERS),
+        "zero-shot": measure({"expert": EXPERTS[:1], "noisy": OTHERS[:1], "random": OTHERS[1:]}),
         "aligned": {"correlation": 0.25, "wrong_pairs": 0.5, "gap": -0.75},
     }
     figure = draw_rewards("reach", {"zero-shot": episodes, "aligned": aligned}, measures)
@@ -143,7 +127,10 @@ def test_rewards_are_drawn_as_they_are() -> None:
 
 
 def test_all_but_the_experts_are_others(tmp_path: Path) -> None:
-    """Made-up episodes, two placements in every manner, through a real VLM: the table has all of them."""
+    """Made-up episodes, two placements in every manner, through a real VLM: the tables have all of them.
+
+    The distance has those of the placement that has a goal image, and words say why.
+    """
     random = np.random.default_rng(0)
     vlm, agents = Embedded(), [Agent("reach", 0), Agent("reach", 1)]
     episodes: dict[tuple[Agent, Manner], Episode] = {}
@@ -152,31 +139,57 @@ def test_all_but_the_experts_are_others(tmp_path: Path) -> None:
             episode = scored([0.0] * 4, [0, 0, number < 3, 0], random.random(4).tolist()).episode
             episode.frames = random.integers(0, 256, (4, 64, 64, 3), np.uint8)
             episodes[agent, manner] = episode
-    subject = Subject(vlm, agents, {"reach": INSTRUCTIONS["reach"]}, SimulatorSettings(), None)
+    goals = {agents[1]: random.integers(0, 256, (64, 64, 3), np.uint8)}
+    subject = Subject(vlm, agents, {"reach": INSTRUCTIONS["reach"]}, SimulatorSettings(size=64), None, 0.25)
     (tmp_path / "out").mkdir()
-    text = write(tmp_path / "out", subject, episodes)
+    text = write(tmp_path / "out", subject, episodes, goals)
     instruction = vlm.encode_texts([INSTRUCTIONS["reach"]])
-    by_manner: dict[bool, list[ScoredEpisode]] = {True: [], False: []}
-    for (_, manner), episode in episodes.items():
-        by_manner[manner == "expert"].append(ScoredEpisode.zero_shot(vlm, "reach", episode, instruction))
-    assert (len(by_manner[True]), len(by_manner[False])) == (2, 8)
-    row = rows(tmp_path / "out/probe.csv")["zero-shot", "reach"]
-    expected = measure(by_manner[True], by_manner[False])
-    assert {name: float(row[name]) for name in MEASURES} == pytest.approx(expected, abs=1e-6)
-    assert re.search(rf"^reach +{expected['correlation']:.2f} +{expected['perturbed']:.2f} ", text, re.MULTILINE)
-
-
-def test_probe_equals_the_card(tmp_path: Path) -> None:
-    """The embedded model on a task that it has backwards: the correlation that the card says, to its two digits."""
-    card = (FOLDER / "README.md").read_text()
-    tasks = ["drawer-open"]
-    figures = {task: re.search(rf"^\| {task} \|[^|]*\| (-?[\d.]+) \|", card, re.MULTILINE) for task in tasks}
-    if not all(figures.values()):
-        pytest.skip("the card has no figures")
-    assert probe(["--tasks", *tasks, "--out", str(tmp_path / "out")]) == 0
+    goal = vlm.encode_images(torch.from_numpy(goals[agents[1]][None]))
+    zero_shot: dict[Manner, list[ScoredEpisode]] = {manner: [] for manner in MANNERS}
+    distance: dict[Manner, list[ScoredEpisode]] = {manner: [] for manner in MANNERS}
+    for (agent, manner), episode in episodes.items():
+        scored_episode = ScoredEpisode.zero_shot(vlm, "reach", episode, instruction)
+        zero_shot[manner].append(scored_episode)
+        if agent in goals:
+            closeness = -torch.cdist(scored_episode.embedding, goal)[:, 0].numpy()
+            distance[manner].append(replace(scored_episode, reward=closeness))
     table = rows(tmp_path / "out/probe.csv")
-    for task, figure in figures.items():
-        assert figure is not None and f"{float(table['zero-shot', task]['correlation']):.2f}" == figure.group(1)
+    assert list(table) == [("zero-shot", "reach"), ("distance", "reach")]
+    for kind, of_kind in (("zero-shot", zero_shot), ("distance", distance)):
+        expected = measure(of_kind)
+        assert {name: float(table[kind, "reach"][name]) for name in MEASURES} == pytest.approx(expected, abs=1e-3)
+        line = rf"^reach +{expected['correlation']:.2f} +{expected['perturbed']:.2f} +{expected['noisy']:.2f} "
+        assert re.search(line, text, re.MULTILINE)
+    words = "reach, seed 0: the scripted expert fails: no goal image, and no distance to it"
+    assert words in text.splitlines() and words in (tmp_path / "out/index.html").read_text()
+    assert "reach, seed 1" not in text
+
+
+def test_probe_equals_the_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The package's model of before on a task that it has backwards: the correlation that its card says.
+
+    Beside it the distance to the goal image, and in words what the reward is worth.
+    """
+    card = (FOLDER.with_name("embedded_clip") / "README.md").read_text()
+    figure = re.search(r"^\| drawer-open \|[^|]*\| (-?[\d.]+) \|", card, re.MULTILINE)
+    out = tmp_path / "out"
+    assert figure is not None
+    assert probe(["--tasks", "drawer-open", "--vlm", "EmbeddedCLIP", "--l2_margin", "0.7", "--out", str(out)]) == 0
+    table, text = rows(out / "probe.csv"), capsys.readouterr().out
+    assert f"{float(table['zero-shot', 'drawer-open']['correlation']):.2f}" == figure.group(1)
+    distance = table["distance", "drawer-open"]
+    title, head, _, line, *_ = text[text.index("distance to the goal image, as a reward") :].splitlines()
+    assert title.endswith("the closer the more") and head.split() == ["task", *MEASURES]
+    assert line.split() == ["drawer-open", *(f"{float(distance[name]):.2f}" for name in MEASURES)]
+    page = (out / "index.html").read_text()
+    assert "distance to the goal image, as a reward" in page and "In words" in page
+    said = [words for words in text.splitlines() if words.startswith("drawer-open") and words != line and ":" in words]
+    zero_shot = (
+        f"drawer-open, noisy episodes: the zero-shot reward ({float(table['zero-shot', 'drawer-open']['noisy']):.2f})"
+    )
+    assert sum(words.startswith(f"{zero_shot} is no better than the cosine with a nonsense") for words in said) == 1
+    assert sum(words.startswith("drawer-open: l2_margin 0.7 is ") for words in said) == 1
+    assert page.count("<li>drawer-open") == len(said)
 
 
 def test_with_a_checkpoint(run: Run, tmp_path: Path, tiny_clip: Path) -> None:
@@ -186,7 +199,7 @@ def test_with_a_checkpoint(run: Run, tmp_path: Path, tiny_clip: Path) -> None:
     out = tmp_path / "out"
     assert probe(["--ckpt_path", str(checkpoint), "--processes", "1", "--out", str(out)]) == 0
     table = rows(out / "probe.csv")
-    assert set(table) == {("zero-shot", "drawer-close"), ("aligned", "drawer-close")}
+    assert set(table) == {(kind, "drawer-close") for kind in ("zero-shot", "aligned", "distance")}
     vlm = CLIP(str(tiny_clip))
     episode = record("drawer-close", 0, SimulatorSettings("fixed", "fast"), "expert", 2)
     expert = ScoredEpisode.zero_shot(vlm, "drawer-close", episode, vlm.encode_texts(["shut it"]))

@@ -21,6 +21,7 @@ from furl_lightning.analysis.remarks import (
     remarks,
     unordered,
 )
+from furl_lightning.envs.episodes import Manner
 from furl_lightning.tasks import TASK_SETS
 from furl_lightning.vlm import Embedded
 
@@ -114,12 +115,13 @@ def nonsense(sentences: Tensor, images: Tensor) -> Nonsense:
 
 def test_remarks_on_one_task() -> None:
     """Nothing on a good reward and distance; on bad ones a sentence on each kind of reward and of episode."""
-    episodes = {manner: [scored([0.0] * 4, [0, 0, 0, 1], embedding=FRAMES)] for manner in ("expert", "noisy", "random")}
+    manners: list[Manner] = ["expert", "noisy", "random"]
+    episode = scored([0.0] * 4, [0, 0, 0, 1], embedding=FRAMES)
 
     def kinds(text: Tensor, goal: Tensor) -> dict[str, ScoredEpisodes]:
         return {
-            "zero-shot": {manner: [s.likeness(text) for s in of_manner] for manner, of_manner in episodes.items()},  # type: ignore[misc]
-            DISTANCE: {manner: [s.closeness(goal) for s in of_manner] for manner, of_manner in episodes.items()},  # type: ignore[misc]
+            "zero-shot": {manner: [episode.likeness(text)] for manner in manners},
+            DISTANCE: {manner: [episode.closeness(goal)] for manner in manners},
         }
 
     far, near = FRAMES[3], FRAMES[0]
@@ -141,10 +143,8 @@ def test_remarks_on_one_task() -> None:
     (margin,) = remarks("reach", kinds(AXIS, far), against, 1.5)
     assert margin.startswith("reach: l2_margin 1.5 is 50% of the way") and "1 of the 3 frames" in margin
     assert remarks("reach", kinds(AXIS, far), against, None) == []  # nothing is learned from the goal image
-    flat = {
-        kind: {"noisy": [replace(s, reward=np.ones(4)) for s in kinds(AXIS, far)[kind]["noisy"]]}
-        for kind in kinds(AXIS, far)
-    }
+    constant: ScoredEpisodes = {"noisy": [replace(episode, reward=np.ones(4))]}
+    flat = {"zero-shot": constant, DISTANCE: constant}
     assert remarks("reach", flat, against, 0.9) == [
         f"reach, noisy episodes: {subject} is measured without 1 of 1, in which it is constant"
         for subject in ("the zero-shot reward", "the distance to the goal image")
