@@ -32,7 +32,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["furl_lightning", "furl_lightning.*"]),
-    package_data={"furl_lightning": ["vlm/embedded/*", "py.typed"]},
+    package_data={"furl_lightning": ["vlm/embedded/*", "vlm/embedded_clip/*", "py.typed"]},
     cmdclass={"build_py": BuildWithConfigurations},
     install_requires=[  # lower bounds are the versions of tests/lowest.txt, which tox -e lowest tests
         "torch==2.13.*",  # another range installs another, much larger build

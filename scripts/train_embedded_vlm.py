@@ -439,20 +439,24 @@ def first_and_success(frames: Frames, scene: int) -> tuple[Tensor, Tensor] | Non
     return cropped(file["pixels"][expert[:1]])[0], cropped(file["pixels"][successes[:1]])[0]
 
 
-def data_card(folder: Path, parts: int, out: Path) -> None:
-    """Write what the frames are into ``data_card.json``."""
-    files = [np.load(folder / name, mmap_mode="r") for name in file_names(parts)]
+def data_card(settings: argparse.Namespace) -> None:
+    """Write what the frames are into ``data_card.json`` in the model's folder."""
+    tasks = [task for task in TRAINING_TASKS if task not in settings.without]
+    files = [np.load(settings.frames / name, mmap_mode="r") for name in file_names(settings.parts, tasks)]
     card = {
         "frames": sum(len(file) for file in files),
         "size": SIZE,
-        "tasks": list(TRAINING_TASKS),
+        "tasks": tasks,
+        "without": settings.without,
+        "steps": settings.steps,
+        "seed": settings.seed,
         "scenes": sum(len(np.unique(file["scene"])) for file in files),
         "first_seed": FIRST_SEED,
         "share of success": float(np.mean([file["success"].mean() for file in files])),
         "share as simulated": float(np.mean([file["as_simulated"].mean() for file in files])),
         "drawn": "light, camera corner2, the centre 192 of 256 of its view",
     }
-    (out / "data_card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (settings.out / "data_card.json").write_text(json.dumps(card, indent=2) + "\n")
 
 
 def main() -> None:
@@ -477,7 +481,7 @@ def main() -> None:
         if missing := missing_files(settings.frames, settings.parts):
             parser.error(f"{settings.frames} lacks {missing[0]} and {len(missing) - 1} more; run --stage frames first")
         settings.out.mkdir(parents=True, exist_ok=True)
-        data_card(settings.frames, settings.parts, settings.out)
+        data_card(settings)
         train(settings)
 
 
