@@ -48,10 +48,8 @@ from furl_lightning.pictures import RenderQuality
 from furl_lightning.randomness import Randomness
 from furl_lightning.replay.buffer import ReplayBuffer
 from furl_lightning.tasks import Agent, task_names
-from furl_lightning.vlm import VLM, EmbeddedCLIP
+from furl_lightning.vlm import VLM, Embedded, EmbeddedCLIP
 from furl_lightning.vlm.interface import Precision
-from furl_lightning.vlm.preprocess import Preprocess
-from furl_lightning.vlm.scene_encoder import SceneEncoder
 
 VLMS = {"embedded": "embedded", "clip_b32": "clip", "rn50": "resnet"}
 LIGHT, FAST, FULL = (
@@ -300,7 +298,7 @@ class Bench:
         totals: list[float] = []
         for name, picture, encode in (
             ("EmbeddedCLIP", FAST, EmbeddedCLIP().encode_images),
-            ("SceneEncoder", LIGHT, scene_encoder()),
+            ("Embedded", LIGHT, Embedded().encode_images),
         ):
             draw, frames = self.drawing(simulators, picture, process_time)
             embed = self.time(partial(encode, torch.from_numpy(frames)), process_time)
@@ -361,25 +359,6 @@ def picture_name(picture: SimulatorSettings) -> str:
 def bare_render(picture: SimulatorSettings) -> str:
     """The part's name."""
     return f"bare render, {picture_name(picture)}"
-
-
-def scene_encoder() -> Callable[[Tensor], Tensor]:
-    """The embedded model's image tower with random weights, preprocessing included: frames [A, 128, 128, 3]."""
-    side, crop = {"height": 128, "width": 128}, {"height": 112, "width": 112}
-    preprocess = Preprocess(
-        {
-            "size": side, "crop_size": crop, "do_center_crop": True, "resample": 3, "rescale_factor": 1 / 255,
-            "image_mean": [0.5] * 3, "image_std": [0.25] * 3,
-        }
-    )  # fmt: skip
-    encoder = SceneEncoder().eval()
-
-    @torch.no_grad()
-    def encode(frames: Tensor) -> Tensor:
-        embedding: Tensor = encoder(preprocess(frames))
-        return embedding
-
-    return encode
 
 
 def population(num: int) -> list[Agent]:

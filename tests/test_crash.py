@@ -26,8 +26,10 @@ from furl_lightning.data.policy import DeterministicPolicy
 from furl_lightning.method.learner import Batch
 from furl_lightning.replay.journal import DamagedFile
 from furl_lightning.training.checkpoint import Checkpoints, load_checkpoint, load_whole
+from furl_lightning.training.identity import OtherRun, refuse_other_run
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.utils.durable import link_file, write_file
+from furl_lightning.vlm import EmbeddedCLIP
 
 from .conftest import SMALL, Run, assert_same, load
 
@@ -267,6 +269,17 @@ def test_resuming_another_run_names_each_difference(
     ):
         assert difference in line
     assert before == {p: p.stat().st_mtime_ns for p in short_run.rglob("*")}
+
+
+def test_the_earlier_embedded_model_is_named() -> None:
+    """Where a run made with it is resumed with the present one, and only there."""
+    earlier = EmbeddedCLIP()
+    theirs = {"model.vlm": f"embedded of width 256, fingerprint {earlier.fingerprint[:16]}", "data.env.goal": "fixed"}
+    ours = {"model.vlm": "embedded of width 128, fingerprint 0123456789abcdef", "data.env.goal": "fixed"}
+    with pytest.raises(OtherRun, match="of earlier versions is EmbeddedCLIP today"):
+        refuse_other_run({"identity": theirs}, ours)
+    with pytest.raises(OtherRun, match=r"data\.env\.goal is random, the checkpoint's is fixed$"):
+        refuse_other_run({"identity": theirs}, theirs | {"data.env.goal": "random"})
 
 
 def test_resuming_allows_another_length_evaluation_log_and_workers(short_run: Path, tmp_path: Path) -> None:

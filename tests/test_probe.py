@@ -25,7 +25,6 @@ from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.tasks import INSTRUCTIONS, Agent
 from furl_lightning.training.trained import load
 from furl_lightning.vlm import CLIP, Embedded
-from furl_lightning.vlm.embedded import FOLDER
 
 from .conftest import Run
 from .made_up_episode import scored
@@ -170,7 +169,7 @@ def test_probe_equals_the_card(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     Beside it the distance to the goal image, and in words what the reward is worth.
     """
-    card = (FOLDER.with_name("embedded_clip") / "README.md").read_text()
+    card = (Embedded.FOLDER.with_name("embedded_clip") / "README.md").read_text()
     figure = re.search(r"^\| drawer-open \|[^|]*\| (-?[\d.]+) \|", card, re.MULTILINE)
     out = tmp_path / "out"
     assert figure is not None

@@ -18,8 +18,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from furl_lightning.tasks import INSTRUCTIONS
 from furl_lightning.utils.errors import BadInput
-from furl_lightning.vlm import CLIP, Embedded, UnusableModel
-from furl_lightning.vlm.embedded import FOLDER
+from furl_lightning.vlm import CLIP, Embedded, EmbeddedCLIP, UnusableModel
 from furl_lightning.vlm.prompts import Prompt, check_prompt
 
 TEXTS = ["open a drawer", "push and close a window", "reach a goal position"]
@@ -184,8 +183,16 @@ def test_embedded_loads_and_is_small(embedded: Embedded) -> None:
     image, text = embedded.encode_images(smooth_frames(2, 192, 192)), embedded.encode_texts(TEXTS)
     assert image.shape == (2, embedded.width) and text.shape == (3, embedded.width)
     assert image.isfinite().all() and text.isfinite().all()
-    assert (FOLDER / "model.safetensors").stat().st_size <= 12e6
-    assert (FOLDER / "README.md").is_file()
+    assert (Embedded.FOLDER / "model.safetensors").stat().st_size <= 12e6
+    assert (Embedded.FOLDER / "README.md").is_file()
+    assert (embedded.render, embedded.picture_size) == ("light", 128)
+
+
+def test_the_earlier_model_is_still_there() -> None:
+    """Under the fingerprint and the name that checkpoints made with it have, drawn as it was."""
+    earlier = EmbeddedCLIP()
+    assert (earlier.name, earlier.width, earlier.render) == ("embedded", 256, "fast")
+    assert earlier.fingerprint.startswith("2ab855782b3f80ec")
 
 
 def test_embedded_reads_every_instruction_and_any_text(embedded: Embedded) -> None:

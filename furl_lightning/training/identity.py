@@ -17,6 +17,7 @@ from furl_lightning.vlm import VLM
 from furl_lightning.vlm.prompts import sentences_of
 
 MARKERS = "goal markers at the goal"
+EARLIER_EMBEDDED = "fingerprint 2ab855782b3f80ec"
 FRAMES = "frames (data.env.render, data.env.mirror, data.env.bgr)"
 
 
@@ -84,7 +85,9 @@ def refuse_other_run(checkpoint: dict[str, Any], ours: dict[str, str], goes_on: 
         if ours[name] != theirs.get(name) and name != MARKERS
     ]
     if differences:
-        raise OtherRun(f"the checkpoint is of another run: {'; '.join(differences)}")
+        earlier = any(difference.endswith(EARLIER_EMBEDDED) for difference in differences)
+        hint = " (the embedded model of earlier versions is EmbeddedCLIP today)" if earlier else ""
+        raise OtherRun(f"the checkpoint is of another run: {'; '.join(differences)}{hint}")
     if goes_on and MARKERS in ours and MARKERS not in theirs:
         raise OtherRun(
             f"the checkpoint's run has seen pictures of {ours[MARKERS]} with goal markers off the goal, as an older "
