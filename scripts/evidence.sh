@@ -49,6 +49,9 @@ for task in drawer-open button-press-topdown; do block fixed 40000 "$task" furl;
 for task in $first_tasks; do block fixed 60000 "$task" sac; done # the cheapest: it draws nothing
 for task in $first_tasks; do block fixed 60000 "$task" furl relay vlm; done
 fit learner furl-published drawer-close 30000 evidence/fixed method/furl learner/published
+for task in drawer-open button-press-topdown; do # the present embedded model
+    fit light furl "$task" 60000 evidence/light method/furl
+done
 for task in $first_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
 for task in $other_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
 for task in $first_tasks $other_tasks; do block random 250000 "$task" sac furl vlm relay; done
