@@ -87,6 +87,15 @@ def section(results: Path, pictures: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def draw_light(results: Path) -> bytes:
+    """Training success of FuRL with the earlier and with the present embedded model, and of SAC, as PNG."""
+    names = {"light/furl": "FuRL, Embedded", "fixed/furl": "FuRL, EmbeddedCLIP", "fixed/sac": "SAC"}
+    tasks = [path.name.removeprefix("furl-") for path in sorted((results / "light").glob("furl-*"))]
+    folders = [(results / f"{kind}-{task}", name) for kind, name in names.items() for task in tasks]
+    methods = group([read(folder) for folder, _ in folders], [name for _, name in folders])
+    return png(draw_curves(methods, tasks, training=True))
+
+
 def split(readme: str) -> tuple[str, str, str]:
     """What comes before, in and after the README's part, marks left where they are.
 
@@ -101,10 +110,11 @@ def split(readme: str) -> tuple[str, str, str]:
 
 
 def main() -> None:
-    """Write the README's part and its figures."""
+    """Write the README's part and its figures, and the figure of docs/findings.md."""
     readme = ROOT / "README.md"
     before, _, after = split(readme.read_text())
     readme.write_text(before + section(ROOT / "results", ROOT / "docs/pictures") + after)
+    (ROOT / "docs/pictures/light_runs.png").write_bytes(draw_light(ROOT / "results"))
 
 
 if __name__ == "__main__":

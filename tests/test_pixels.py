@@ -263,7 +263,7 @@ def test_a_transition_takes_less_than_22_kilobytes(tmp_path: Path, capsys: pytes
     size = int(line.split("replay buffer: ")[1].split(" bytes")[0].replace(",", ""))
     # frame, its share of the reset's, embedding, action, reward, terminated
     frame = 84 * 84 * 3
-    assert size == frame + round(frame / 50) + 2 * 256 + 4 * 4 + 4 + 1
+    assert size == frame + round(frame / 50) + 2 * 128 + 4 * 4 + 4 + 1
     assert size - round(frame / 50) + round(frame / 500) < 22_000  # in episodes of Meta-World's own length
     rows = [row.split(",") for row in (tmp_path / "p/metrics.csv").read_text().splitlines()]
     assert {float(value) for _, tag, value in rows if tag == "replay/transition_bytes"} == {size}
@@ -275,8 +275,8 @@ def test_a_transition_takes_less_than_22_kilobytes(tmp_path: Path, capsys: pytes
         (["--data.env.pixel_size", "193"], ["data.env.pixel_size must be between 15 and 192, not 193"]),
         (["--data.env.pixel_size", "14"], ["data.env.pixel_size must be between 15 and 192, not 14"]),
         (
-            ["--data.env.obs", "pixels", "--data.env.pixel_size", "121"],
-            ["data.env.pixel_size 121", "model.vlm sees (120)"],
+            ["--data.env.obs", "pixels", "--data.env.pixel_size", "113"],
+            ["data.env.pixel_size 113", "model.vlm sees (112)"],
         ),
         (["--data.env.obs", "pixel"], ["data.env.obs must be state or pixels, not 'pixel'; the nearest is 'pixels'"]),
     ],

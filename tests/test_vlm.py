@@ -185,7 +185,7 @@ def test_embedded_loads_and_is_small(embedded: Embedded) -> None:
     assert image.isfinite().all() and text.isfinite().all()
     assert (Embedded.FOLDER / "model.safetensors").stat().st_size <= 12e6
     assert (Embedded.FOLDER / "README.md").is_file()
-    assert (embedded.render, embedded.picture_size) == ("light", 128)
+    assert (embedded.render, embedded.picture_size, embedded.image_size) == ("light", 128, 112)
 
 
 def test_the_earlier_model_is_still_there() -> None:

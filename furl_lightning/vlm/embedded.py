@@ -34,6 +34,12 @@ class Embedded(DualEncoder):
         super().__init__(
             network.to(dtype), "embedded", width, context, vocabulary, preprocess, tokenizer, cuda_graph
         )  # fmt: skip
+        self._image_size: int = settings["image"]["size"]
+
+    @property
+    def image_size(self) -> int | None:
+        """Side in pixels of the square that the image tower sees."""
+        return self._image_size
 
     @property
     def render(self) -> RenderQuality:
