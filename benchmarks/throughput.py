@@ -88,10 +88,12 @@ class Bench:
     Args:
         device: cpu or cuda.
         seconds: for each part; the middle one of the calls that fit in counts.
+        machine: in words.
+        out: JSON file, written again with each row, so that being cut off loses none.
     """
 
-    def __init__(self, device: torch.device, seconds: float) -> None:
-        self.device, self.seconds = device, seconds
+    def __init__(self, device: torch.device, seconds: float, machine: str, out: Path | None) -> None:
+        self.device, self.seconds, self.description, self.out = device, seconds, machine, out
         self.bandwidth = 0.0  # bytes per second, read and written
         self.rate: dict[int, float] = {}  # operations per second by number of agents
         self.rows: list[Row] = []
@@ -129,6 +131,20 @@ class Bench:
         print(
             f"| {row.agents} | {row.vlm} | {row.part} | {row.time:.3f} | {bound} | {ratio} | {row.note} |", flush=True
         )
+        self.write()
+
+    def write(self) -> None:
+        """Everything measured so far."""
+        if self.out is None:
+            return
+        result = {
+            "machine": self.description,
+            "command": " ".join(["python benchmarks/throughput.py", *sys.argv[1:]]),
+            "copy_bytes_per_s": self.bandwidth,
+            "products_flop_per_s": self.rate,
+            "rows": [{**asdict(row), "ratio": row.ratio} for row in self.rows],
+        }
+        self.out.write_text(json.dumps(result, indent=1) + "\n")
 
     # -- (a)
 
@@ -448,10 +464,10 @@ def main() -> None:
         parser.error("--agents above 10 must be multiples of 10, ten tasks by so many seeds, or give --no-runs")
     library_logging.disable_progress_bar()
     library_logging.set_verbosity_error()
-    bench = Bench(torch.device(given.device), given.seconds)
     what = torch.cuda.get_device_name() if given.device == "cuda" else platform.processor() or platform.machine()
     machine = f"{what}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(machine)
+    bench = Bench(torch.device(given.device), given.seconds, machine, given.out)
     with tempfile.TemporaryDirectory() as folder:
         made = {}
         for name in names:
@@ -484,15 +500,6 @@ def main() -> None:
     close_gl()
     if given.figure is not None:
         draw(bench.rows, names[0], given.figure)
-    if given.out is not None:
-        result = {
-            "machine": machine,
-            "command": " ".join(["python benchmarks/throughput.py", *sys.argv[1:]]),
-            "copy_bytes_per_s": bench.bandwidth,
-            "products_flop_per_s": bench.rate,
-            "rows": [{**asdict(row), "ratio": row.ratio} for row in bench.rows],
-        }
-        given.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
