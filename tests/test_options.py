@@ -60,7 +60,7 @@ EVERYTHING: dict[str, Any] = {
         "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40, "prompts": {"reach": "go there"},
         "goal_image": False,
         "env": {
-            "goal": "random", "reward": "dense", "episode_steps": 50, "obs": "pixels", "pixel_size": 20,
+            "goal": "random", "reward": "dense", "episode_steps": 50, "action_repeat": 5, "obs": "pixels", "pixel_size": 20,
             "render": "full", "mirror": True, "bgr": True,
         },
         "collection": {

@@ -24,14 +24,14 @@ from furl_lightning.randomness import Randomness, normal, uniform_actions
 
 
 def exploration_policy(
-    learner: Learner, randomness: Randomness, start_steps: int, stack: FrameStack | None = None
+    learner: Learner, randomness: Randomness, random_actions: int, stack: FrameStack | None = None
 ) -> ExplorationPolicy:
     """The policy that collects for a learner: the relay of its two agents, or the one that it has."""
     vlm_agent, sac_agent, relay = learner.vlm_agent, learner.sac_agent, learner.relay
     if relay is not None and vlm_agent is not None and sac_agent is not None:
-        return RelayPolicy(vlm_agent, sac_agent, relay, randomness, start_steps, stack)
+        return RelayPolicy(vlm_agent, sac_agent, relay, randomness, random_actions, stack)
     noise = sac_agent.settings.exploration_noise if sac_agent is not None else 0.0
-    return SoloPolicy(learner.evaluated_agent, randomness, start_steps, noise, stack)
+    return SoloPolicy(learner.evaluated_agent, randomness, random_actions, noise, stack)
 
 
 class ExplorationPolicy(TensorDictModuleBase, ABC):
@@ -40,7 +40,7 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
     Args:
         agents: the SAC populations that it acts for; held, not owned.
         randomness: its ``exploration`` stream is drawn from.
-        start_steps: environment steps of uniform random actions at the beginning.
+        random_actions: uniform ones at the beginning, per agent.
         stack: see frames, read from ``frame``, in place of ``observation``.
     """
 
@@ -48,13 +48,13 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
     out_keys = ["action"]
 
     def __init__(
-        self, agents: Sequence[SAC], randomness: Randomness, start_steps: int, stack: FrameStack | None = None
+        self, agents: Sequence[SAC], randomness: Randomness, random_actions: int, stack: FrameStack | None = None
     ) -> None:
         super().__init__()
         self._learning = tuple(agents)  # in tuples: their weights are the module's to save
         self._acting = tuple(ActorCopy(agent) for agent in agents)
-        self.randomness, self.start_steps, self.stack = randomness, start_steps, stack
-        self.env_steps = 0
+        self.randomness, self.random_actions, self.stack = randomness, random_actions, stack
+        self.chosen = 0
         """Actions chosen so far, per agent."""
 
     def refresh(self) -> None:
@@ -78,11 +78,11 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
         if step == 0:
             self.begin_episode()
         observation = _observe(tensordict, self.stack)
-        if self.env_steps < self.start_steps:
+        if self.chosen < self.random_actions:
             action = uniform_actions(self.randomness.exploration, ACTION_DIM)
         else:
             action = self.choose(observation, step)[:, 0].cpu()
-        self.env_steps += 1
+        self.chosen += 1
         tensordict["action"] = action
         return tensordict
 
@@ -100,7 +100,7 @@ class RelayPolicy(ExplorationPolicy):
     Args:
         vlm_agent, sac_agent: the two SAC populations.
         relay: says whose turn it is; told here when an episode begins.
-        randomness, start_steps, stack: see :class:`ExplorationPolicy`.
+        randomness, random_actions, stack: see :class:`ExplorationPolicy`.
 
     Gaussian noise of the SAC agent's ``exploration_noise`` is added to its sampled action, which is then clipped to
     [-1, 1].
@@ -112,10 +112,10 @@ class RelayPolicy(ExplorationPolicy):
         sac_agent: SAC,
         relay: Relay,
         randomness: Randomness,
-        start_steps: int,
+        random_actions: int,
         stack: FrameStack | None = None,
     ) -> None:
-        super().__init__([vlm_agent, sac_agent], randomness, start_steps, stack)
+        super().__init__([vlm_agent, sac_agent], randomness, random_actions, stack)
         self.relay, self.sac_noise = relay, sac_agent.settings.exploration_noise
 
     def begin_episode(self) -> None:
@@ -139,7 +139,7 @@ class SoloPolicy(ExplorationPolicy):
 
     Args:
         agent: the population.
-        randomness, start_steps, stack: see :class:`ExplorationPolicy`.
+        randomness, random_actions, stack: see :class:`ExplorationPolicy`.
         extra_noise: deviation of Gaussian noise added to the sampled action, which is then clipped
             to [-1, 1]; 0 samples from the policy alone.
     """
@@ -148,11 +148,11 @@ class SoloPolicy(ExplorationPolicy):
         self,
         agent: SAC,
         randomness: Randomness,
-        start_steps: int,
+        random_actions: int,
         extra_noise: float = 0.0,
         stack: FrameStack | None = None,
     ) -> None:
-        super().__init__([agent], randomness, start_steps, stack)
+        super().__init__([agent], randomness, random_actions, stack)
         self.extra_noise = extra_noise
 
     def choose(self, observation: Tensor, step: int) -> Tensor:

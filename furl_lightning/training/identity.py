@@ -20,6 +20,9 @@ MARKERS = "goal markers at the goal"
 EARLIER_EMBEDDED = "fingerprint 2ab855782b3f80ec"
 FRAMES = "frames (data.env.render, data.env.mirror, data.env.bgr)"
 
+LATER_OPTIONS = {"data.env.action_repeat": "1"}
+"""What runs did before they could be told otherwise, which their checkpoints do not say."""
+
 
 class OtherRun(BadInput):
     """A checkpoint that does not belong to the run that was to be resumed."""
@@ -42,6 +45,7 @@ def run_identity(
         "data.env.goal": env.goal,
         "data.env.reward": env.reward,
         "data.env.episode_steps": str(env.episode_steps),
+        "data.env.action_repeat": str(env.action_repeat),
         "data.env.obs": "state" if data.pixel_size is None else f"pixels of size {data.pixel_size}",
         "data.goal_image": str(data.goal_image),
         FRAMES: frames_identity(data.simulators),
@@ -78,7 +82,7 @@ def refuse_other_run(checkpoint: dict[str, Any], ours: dict[str, str], goes_on: 
         OtherRun: it is of another population, VLM, goal mode, network or the like; names each. Or its pictures are
             those of a version that did not move goal markers to the goal.
     """
-    theirs = checkpoint.get("identity", {})
+    theirs = LATER_OPTIONS | checkpoint.get("identity", {})
     differences = [
         f"{name} is {ours[name]}, the checkpoint's is {theirs.get(name, 'unknown')}"
         for name in ours
