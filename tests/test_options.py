@@ -60,13 +60,13 @@ EVERYTHING: dict[str, Any] = {
         "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40, "prompts": {"reach": "go there"},
         "goal_image": False,
         "env": {
-            "goal": "random", "reward": "dense", "episode_steps": 50, "action_repeat": 5, "obs": "pixels", "pixel_size": 20,
-            "render": "full", "mirror": True, "bgr": True,
+            "goal": "random", "reward": "dense", "episode_steps": 50, "action_repeat": 5, "obs": "pixels",
+            "pixel_size": 20, "render": "full", "mirror": True, "bgr": True,
         },
         "collection": {
             "start_steps": 10, "steps_per_iteration": 5, "num_workers": 1, "worker_timeout": 60, "overlap": True,
         },
-        "replay": {"size": 600, "storage": "disk", "batch_size": 7, "success_share": 0.5},
+        "replay": {"size": 600, "storage": "disk", "batch_size": 7, "success_share": 0.5, "n_step": 3},
         "memory": {"size": 700, "gap": 3, "lag_rule": "published"},
         "evaluation": {"every": 20, "episodes": 3},
         "checkpoints": {"every": 15, "keep": 4},

@@ -26,6 +26,26 @@ from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.settings import Above, AtLeast, Between, Settings
 
 
+def n_step_return(
+    reward: Float[Tensor, "A B"], later_reward: Float[Tensor, "A N B"], later: Float[Tensor, "A N B"], gamma: float
+) -> tuple[Float[Tensor, "A B"], Float[Tensor, "A B"]]:
+    """Rewards of up to n steps, r_t + gamma r_{t+1} + ... + gamma^{m-1} r_{t+m-1}, and gamma^{m-1}: each [A, B].
+
+    Sutton & Barto 2018, "Reinforcement Learning", eq. 7.1; the second is what the bootstrap is discounted by beside
+    :func:`td_target`'s gamma. As usual with SAC, entropies of the steps between are left out.
+
+    Args:
+        reward: of the first step [A, B].
+        later_reward: of the n - 1 steps after it [A, n - 1, B].
+        later: 1 for those that the episode has, 0 after its end [A, n - 1, B].
+        gamma: discount factor.
+    """
+    rest = torch.zeros_like(reward)
+    for step in reversed(range(later.shape[1])):
+        rest = gamma * later[:, step] * (later_reward[:, step] + rest)
+    return reward + rest, gamma ** later.sum(1)
+
+
 def td_target(
     reward: Float[Tensor, "A B"],
     discount: Float[Tensor, "A B"],
