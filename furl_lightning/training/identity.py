@@ -20,7 +20,9 @@ MARKERS = "goal markers at the goal"
 EARLIER_EMBEDDED = "fingerprint 2ab855782b3f80ec"
 FRAMES = "frames (data.env.render, data.env.mirror, data.env.bgr)"
 
-LATER_OPTIONS = {"data.env.action_repeat": "1"}
+RESIDUAL = "residual critics (model.sac.critic_blocks, model.sac.critic_width)"
+CATEGORICAL = "categorical critics (model.sac.critic_bins, model.sac.critic_range)"
+LATER_OPTIONS = {"data.env.action_repeat": "1", RESIDUAL: "none", CATEGORICAL: "none"}
 """What runs did before they could be told otherwise, which their checkpoints do not say."""
 
 
@@ -56,6 +58,8 @@ def run_identity(
         "model.relay.counts": relay.counts if relay.enabled else "nothing",
         "model.sac.hidden": str(list(sac.hidden)),
         "model.sac.critic_layer_norm": str(sac.critic_layer_norm),
+        RESIDUAL: f"{sac.critic_blocks} blocks of width {sac.critic_width}" if sac.critic_blocks else "none",
+        CATEGORICAL: f"{sac.critic_bins} bins over {list(sac.critic_range)}" if sac.critic_bins else "none",
         "successful episodes (data.replay.success_share)": "kept" if data.replay_settings.success_share else "not kept",
         "heads (model.alignment.hidden, model.alignment.width)": f"{alignment.hidden}, {alignment.width}",
         "data.replay.size": str(data.replay_settings.size),
