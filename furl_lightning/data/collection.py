@@ -19,7 +19,7 @@ from furl_lightning.data.policy import ExplorationPolicy
 from furl_lightning.envs.metaworld import MetaWorldEnv
 from furl_lightning.envs.workers import TIMEOUT
 from furl_lightning.utils.errors import BadInput
-from furl_lightning.utils.settings import AtLeast, Settings
+from furl_lightning.utils.settings import AtLeast, Between, Settings
 
 T = TypeVar("T")
 
@@ -43,6 +43,9 @@ class CollectionSettings(Settings, option="data.collection"):
     """Collect the next steps_per_iteration steps while the updates for the last are made; policies then act with
     parameters from before those updates. Needs num_workers; a learner on the CPU takes the cores that they leave,
     at least one (OMP_NUM_THREADS overrides)."""
+    noise_beta: Annotated[float, Between(0, 2)] = 0.0
+    """Colour of the noise that policies act with, correlated over an episode: its power falls with frequency f as
+    1 / f^beta. 0: white, every step anew; 1: pink."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +113,8 @@ class Collection:
         """Whether the policy has taken the parameters for the next rollout."""
         self._exploration: dict[str, Any] = {}
         """The exploration stream's state from before the rollout on its way."""
+        self._noise: Tensor | None = None
+        """The policy's noise from before it."""
 
     def rollout(self) -> TensorDictBase:
         """The next actions of all agents and what came of them, [A, T]."""
@@ -129,7 +134,7 @@ class Collection:
         self.policy.refresh()
         self._refreshed = True
         if more:
-            self._exploration = self.policy.randomness.state_dict(["exploration"])
+            self._exploration, self._noise = self.policy.randomness.state_dict(["exploration"]), self.policy.noise
             self._next = self._submit()
 
     def _submit(self) -> Future[TensorDictBase]:
@@ -154,7 +159,9 @@ class Collection:
 
         ``randomness`` is what the random streams' own states are to be updated with.
         """
+        noise = self.policy.noise if self._next is None else self._noise
         return {
+            **({"noise": noise} if noise is not None else {}),
             "acting": self.policy.acting_state() if self._refreshed else None,
             "environment": self.env.snapshot(),
             "randomness": self._exploration if self._next is not None else {},
@@ -162,7 +169,7 @@ class Collection:
 
     def load_state_dict(self, state: dict[str, Any], chosen: int, actions: Tensor) -> None:
         """Put back what :meth:`state_dict` gave, after ``chosen`` actions, with this episode's [T, A, 4]."""
-        self.policy.chosen = chosen
+        self.policy.chosen, self.policy.noise = chosen, state.get("noise")
         self._refreshed = self.settings.overlap and state["acting"] is not None
         if self._refreshed:
             self.policy.load_acting_state(state["acting"])

@@ -150,6 +150,7 @@ class FuRLDataModule(LightningDataModule):
             self.experience.with_goal = (~self.goal_embedding[:, 0].isnan()).nonzero().flatten().tolist()
         random_actions = self.collection_settings.start_steps // self.action_repeat
         policy = exploration_policy(learner, self.randomness, random_actions, self.frame_stack())
+        policy.noise_beta, policy.episode_steps = self.collection_settings.noise_beta, self.episode_steps
         env = MetaWorldEnv(
             self.agents,
             self.simulators,

@@ -20,7 +20,8 @@ from furl_lightning.agents.sac import SAC
 from furl_lightning.envs.simulator import ACTION_DIM
 from furl_lightning.method.learner import Learner
 from furl_lightning.method.relay import Relay
-from furl_lightning.randomness import Randomness, normal, uniform_actions
+from furl_lightning.randomness import Randomness, coloured_normal, normal, uniform_actions
+from furl_lightning.tasks import EPISODE_STEPS
 
 
 def exploration_policy(
@@ -56,6 +57,10 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
         self.randomness, self.random_actions, self.stack = randomness, random_actions, stack
         self.chosen = 0
         """Actions chosen so far, per agent."""
+        self.noise_beta, self.episode_steps = 0.0, EPISODE_STEPS
+        """Colour of the noise, and the steps for which it is drawn at once; see :func:`coloured_normal`."""
+        self.noise: Tensor | None = None
+        """Coloured noise of this episode, [A, count, steps, action]."""
 
     def refresh(self) -> None:
         """Act as the agents have learned to by now."""
@@ -85,6 +90,15 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
         self.chosen += 1
         tensordict["action"] = action
         return tensordict
+
+    def draw_noise(self, count: int, step: int) -> Tensor:
+        """Standard normal numbers [A, count, 1, action] of a step, of the same ``count`` throughout an episode."""
+        if not self.noise_beta:
+            return normal(self.randomness.exploration, count, 1, ACTION_DIM)
+        if step == 0 or self.noise is None:
+            shape = (count, self.episode_steps, ACTION_DIM)
+            self.noise = coloured_normal(self.randomness.exploration, self.noise_beta, *shape)
+        return self.noise[:, :, step : step + 1]
 
     def begin_episode(self) -> None:
         """Told before an episode's first action."""
@@ -125,7 +139,7 @@ class RelayPolicy(ExplorationPolicy):
     def choose(self, observation: Tensor, step: int) -> Tensor:
         """Each agent's action of whoever's turn it is."""
         vlm_agent, sac_agent = self._acting
-        noise = normal(self.randomness.exploration, 3, 1, ACTION_DIM)  # drawn whoever acts: the stream stays in step
+        noise = self.draw_noise(3, step)  # drawn whoever acts: the stream stays in step
         action = vlm_agent.explore(observation, noise[:, 0])
         sac_acts = self.relay.sac_acts(step)
         if sac_acts.any():
@@ -159,8 +173,8 @@ class SoloPolicy(ExplorationPolicy):
         """The agent's action."""
         (agent,) = self._acting
         if not self.extra_noise:
-            return agent.explore(observation, normal(self.randomness.exploration, 1, ACTION_DIM))
-        noise = normal(self.randomness.exploration, 2, 1, ACTION_DIM)
+            return agent.explore(observation, self.draw_noise(1, step)[:, 0])
+        noise = self.draw_noise(2, step)
         return agent.explore(observation, noise[:, 0], self.extra_noise * noise[:, 1])
 
 
