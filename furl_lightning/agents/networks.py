@@ -168,9 +168,7 @@ class PopulationResidual(nn.Module):
     (Nauman et al. 2024, arXiv 2405.16158, section 3) and BRC (arXiv 2505.23150).
     """
 
-    def __init__(
-        self, members: Sequence[int], in_features: int, width: int, blocks: int, out_features: int
-    ) -> None:
+    def __init__(self, members: Sequence[int], in_features: int, width: int, blocks: int, out_features: int) -> None:
         super().__init__()
         sizes = [in_features, *[width] * (1 + 2 * blocks)]
         self.layers = nn.ModuleList(PopulationLinear(members, i, o) for i, o in itertools.pairwise(sizes))

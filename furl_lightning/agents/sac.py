@@ -141,7 +141,9 @@ class SACSettings(Settings, option="model.sac"):
             raise BadInput("model.sac.critic_bins must be 0, for a regression, or at least 2, not 1")
         low, high = self.critic_range
         if not -math.inf < low < high < math.inf:
-            raise BadInput(f"model.sac.critic_range must be two numbers, the first below the second, not [{low}, {high}]")
+            raise BadInput(
+                f"model.sac.critic_range must be two numbers, the first below the second, not [{low}, {high}]"
+            )
 
 
 class SAC(nn.Module):
@@ -173,9 +175,7 @@ class SAC(nn.Module):
         if settings.critic_bins:
             bins = Bins(settings.critic_bins, *settings.critic_range)
         hidden = (settings.critic_width,) if blocks else settings.hidden
-        self.critic = TwinCritic(
-            num_agents, obs_dim, action_dim, hidden, settings.critic_layer_norm, blocks, bins
-        )
+        self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, settings.critic_layer_norm, blocks, bins)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.full((num_agents,), math.log(settings.init_alpha)))
         self.encoder = encoder

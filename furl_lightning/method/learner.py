@@ -231,9 +231,7 @@ class Learner(nn.Module):
             theirs = batch.of(relaying)
             theirs, reward = self._returns(theirs, theirs.reward, theirs.later_reward, self.sac_agent)
             action_noise, next_noise = gather_rows(noise[:, -2], relaying), gather_rows(noise[:, -1], relaying)
-            learned = self.sac_agent.update(
-                theirs, reward, action_noise, next_noise, optimizers.sac_agent, relaying
-            )
+            learned = self.sac_agent.update(theirs, reward, action_noise, next_noise, optimizers.sac_agent, relaying)
             metrics.update({f"sac/{name}/sac_agent": self._scatter(v, relaying) for name, v in learned.items()})
         return metrics
 
