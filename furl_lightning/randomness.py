@@ -89,6 +89,19 @@ def normal(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
     return torch.stack([torch.randn(shape, generator=g) for g in generators])
 
 
+def coloured_normal(generators: Sequence[torch.Generator], beta: float, *shape: int) -> Tensor:
+    """Normal numbers [len(generators), *shape], each standard, correlated along the axis before the last.
+
+    Their power at frequency f falls as 1 / f^beta: 0 white, 1 pink, 2 red. White noise is filtered by f^(-beta / 2),
+    with 1 / length in place of lower frequencies, as Timmer & König 1995 make it and Eberhard et al. 2023, "Pink Noise
+    Is All You Need: Colored Noise Exploration in Deep Reinforcement Learning", take it to explore.
+    """
+    length = shape[-2]
+    gain = torch.fft.fftfreq(length).abs().clamp(min=1 / length) ** (-beta / 2)
+    gain = (gain / gain.square().mean().sqrt())[: length // 2 + 1, None]
+    return torch.fft.irfft(torch.fft.rfft(normal(generators, *shape), dim=-2) * gain, length, dim=-2)
+
+
 def uniform_actions(generators: Sequence[torch.Generator], action_dim: int) -> Tensor:
     """Uniform actions in [-1, 1], [len(generators), action_dim], a row from each generator."""
     return torch.stack([torch.rand(action_dim, generator=g) for g in generators]) * 2.0 - 1.0

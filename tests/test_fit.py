@@ -88,6 +88,14 @@ def test_agents_learn_and_sac_stops_with_the_relay(run: Run) -> None:
         (["--data.seeds", "[1, 2, 1]"], "data.seeds has 1 twice; each agent needs a seed of its own"),
         (["--data.seeds", "[]"], "data.seeds is empty; give at least one, e.g. [0]"),
         (["--data.collection.steps_per_iteration", "7"], "must divide an episode's 50 steps; the nearest to 7 is 5"),
+        (
+            ["--data.env.action_repeat", "3"],
+            "data.env.action_repeat must divide an episode's 50 steps (data.env.episode_steps), which 3 does not",
+        ),
+        (
+            ["--data.env.action_repeat", "2", "--data.collection.steps_per_iteration", "5"],
+            "must divide an episode's 50 steps into whole actions of 2 (data.env.action_repeat); the nearest to 5 is 2",
+        ),
         (["--model.vlm", "CLIPP"], "unknown VLM 'CLIPP'; the nearest is 'CLIP'"),
         (["--model.vlm.path", "/nowhere"], "there is no folder '/nowhere'"),
         (["--model.reward.rho", "x"], "model.reward.rho must be a number, not 'x'"),
@@ -187,7 +195,7 @@ def test_the_age_of_the_policies_that_act(overlap: bool, run: Run, monkeypatch: 
         return [p.detach().clone() for actor in actors for p in actor.actor.parameters()]
 
     def choose_and_note(self: RelayPolicy, observation: torch.Tensor, step: int) -> torch.Tensor:
-        acted[self.env_steps] = copy(self._acting)
+        acted[self.chosen] = copy(self._acting)
         return choose(self, observation, step)
 
     def step_and_note(self: FuRLModule, iteration: Iteration) -> None:

@@ -52,7 +52,8 @@ EVERYTHING: dict[str, Any] = {
         "relay": {"enabled": False, "turns": [40, 60], "threshold": 5, "counts": "successes"},
         "sac": {
             "hidden": [19, 20, 21], "lr": 0.003, "gamma": 0.9, "tau": 0.1, "init_alpha": 0.5, "target_entropy": -1.0,
-            "min_std": 0.01, "critic_layer_norm": True, "exploration_noise": 0.7,
+            "min_std": 0.01, "critic_layer_norm": True, "exploration_noise": 0.7, "critic_blocks": 1, "critic_width": 22,
+            "critic_weight_decay": 0.1, "critic_bins": 31, "critic_range": [-50.0, 10.0], "critic_pair": "mean",
         },
         "updates_per_step": 2, "log_every": 30, "cuda_graph": False,
     },
@@ -60,13 +61,14 @@ EVERYTHING: dict[str, Any] = {
         "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40, "prompts": {"reach": "go there"},
         "goal_image": False,
         "env": {
-            "goal": "random", "reward": "dense", "episode_steps": 50, "obs": "pixels", "pixel_size": 20,
-            "render": "full", "mirror": True, "bgr": True,
+            "goal": "random", "reward": "dense", "episode_steps": 50, "action_repeat": 5, "obs": "pixels",
+            "pixel_size": 20, "render": "full", "mirror": True, "bgr": True,
         },
         "collection": {
             "start_steps": 10, "steps_per_iteration": 5, "num_workers": 1, "worker_timeout": 60, "overlap": True,
+            "noise_beta": 1.0,
         },
-        "replay": {"size": 600, "storage": "disk", "batch_size": 7, "success_share": 0.5},
+        "replay": {"size": 600, "storage": "disk", "batch_size": 7, "success_share": 0.5, "n_step": 3},
         "memory": {"size": 700, "gap": 3, "lag_rule": "published"},
         "evaluation": {"every": 20, "episodes": 3},
         "checkpoints": {"every": 15, "keep": 4},

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from furl_lightning.agents.categorical import Bins
+
 NARROW = 8
 """Columns up to which an output layer's products are made transposed, on the CPU."""
 MIN_STD = 1e-3
@@ -159,6 +161,32 @@ class PopulationMLP(nn.Module):
         return x.unflatten(0, members)
 
 
+class PopulationResidual(nn.Module):
+    """Layer-normalised residual networks: [*members, B, in] -> [*members, B, out].
+
+    Linear, norm and ReLU; then blocks x + norm(linear(ReLU(norm(linear(x))))); then a linear layer: the critic of BRO
+    (Nauman et al. 2024, arXiv 2405.16158, section 3) and BRC (arXiv 2505.23150).
+    """
+
+    def __init__(self, members: Sequence[int], in_features: int, width: int, blocks: int, out_features: int) -> None:
+        super().__init__()
+        sizes = [in_features, *[width] * (1 + 2 * blocks)]
+        self.layers = nn.ModuleList(PopulationLinear(members, i, o) for i, o in itertools.pairwise(sizes))
+        self.norms = nn.ModuleList(PopulationLayerNorm(members, size) for size in sizes[1:])
+        self.output = PopulationLinear(members, width, out_features, output=True)
+
+    def forward(self, x: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Apply the layers, for all agents or the given ones (int64 [K])."""
+        members, layers = x.shape[:-2], list(zip(self.layers, self.norms, strict=True))
+        layer, norm = layers[0]
+        x = F.relu_(norm(layer(x.flatten(0, -3), agents), agents))
+        for (layer, norm), (second, its_norm) in zip(layers[1::2], layers[2::2], strict=True):
+            inner = F.relu_(norm(layer(x, agents), agents))
+            x = x + its_norm(second(inner, agents), agents)
+        out: Tensor = self.output(x, agents)
+        return out.unflatten(0, members)
+
+
 class Actor(nn.Module):
     """Tanh-Gaussian policies: mean and std from obs-H-...-H ReLU features by one linear layer each.
 
@@ -201,21 +229,54 @@ class Actor(nn.Module):
 
 
 class TwinCritic(nn.Module):
-    """Two independent Q functions an agent: MLP (obs, action)-H-...-H-1."""
+    """Two independent Q functions an agent: MLP (obs, action)-H-...-H-1.
+
+    Args:
+        num_agents: A.
+        obs_dim, action_dim: sizes of observations and actions.
+        hidden: H.
+        layer_norm: normalise the hidden layers.
+        blocks: 0, or the number of a residual network's in place of the MLP, whose width is the only H.
+        bins: of a categorical critic, whose output is a logit for each in place of the value.
+    """
 
     def __init__(
-        self, num_agents: int, obs_dim: int, action_dim: int, hidden: Sequence[int], layer_norm: bool = False
+        self,
+        num_agents: int,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        layer_norm: bool = False,
+        blocks: int = 0,
+        bins: Bins | None = None,
     ) -> None:
         super().__init__()
-        self.net = PopulationMLP([num_agents, 2], [obs_dim + action_dim, *hidden, 1], layer_norm=layer_norm)
+        members, size, outputs = [num_agents, 2], obs_dim + action_dim, bins.count if bins is not None else 1
+        self.bins = bins
+        self.net: PopulationMLP | PopulationResidual
+        if blocks:
+            (width,) = hidden
+            self.net = PopulationResidual(members, size, width, blocks, outputs)
+        else:
+            self.net = PopulationMLP(members, [size, *hidden, outputs], layer_norm=layer_norm)
 
     def forward(
         self, observation: Float[Tensor, "K B obs"], action: Float[Tensor, "K B action"], agents: Tensor | None = None
     ) -> Float[Tensor, "K 2 B"]:
         """Both values [A, 2, B] of observations [A, B, obs] and actions [A, B, action]."""
+        return self.value(self.outputs(observation, action, agents))
+
+    def outputs(
+        self, observation: Float[Tensor, "K B obs"], action: Float[Tensor, "K B action"], agents: Tensor | None = None
+    ) -> Float[Tensor, "K 2 B M"]:
+        """What both networks say, [A, 2, B, 1 or bins]."""
         x = torch.cat([observation, action], -1)
         both: Tensor = self.net(x.unsqueeze(1).expand(-1, 2, -1, -1), agents)
-        return both.squeeze(-1)
+        return both
+
+    def value(self, outputs: Float[Tensor, "K 2 B M"]) -> Float[Tensor, "K 2 B"]:
+        """The values [A, 2, B] that they mean."""
+        return outputs.squeeze(-1) if self.bins is None else self.bins.value(outputs)
 
 
 def reset_parameters(network: nn.Module, generators: Sequence[torch.Generator]) -> None:

@@ -19,6 +19,9 @@ class PopulationAdam(torch.optim.Optimizer):
     Args:
         params: parameters [A, ...].
         lr: learning rate.
+        decayed: those of them that shrink by lr * weight_decay of themselves at each step, apart from their gradient
+            (AdamW: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2). Not part of the state.
+        weight_decay: how much.
     """
 
     def __init__(
@@ -27,10 +30,13 @@ class PopulationAdam(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        decayed: Iterable[Tensor] = (),
+        weight_decay: float = 0.0,
     ) -> None:
         # "fused" has the base class restore step counts to the parameters' device, where the kernel wants them.
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "fused": True})
         self._together = True
+        self.decayed, self.weight_decay = list(decayed) if weight_decay else [], weight_decay
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p] = {
@@ -65,6 +71,9 @@ class PopulationAdam(torch.optim.Optimizer):
             ]
             if not together:
                 columns = [[t[i] for t in column for i in indices] for column in columns]
+            if self.decayed:
+                rows = self.decayed if agents is None else [p[i] for p in self.decayed for i in agents]
+                torch._foreach_mul_(rows, 1.0 - group["lr"] * self.weight_decay)
             # The kernel behind torch.optim.Adam(fused=True): one pass over the four arrays.
             params, grads, averages, squares = columns
             torch._fused_adam_(

@@ -11,19 +11,47 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from furl_lightning.agents.categorical import Bins
 from furl_lightning.agents.members import index_of
-from furl_lightning.agents.networks import MIN_STD, Actor, TwinCritic, reset_parameters
+from furl_lightning.agents.networks import MIN_STD, Actor, PopulationLinear, TwinCritic, reset_parameters
 from furl_lightning.agents.optim import PopulationAdam
 from furl_lightning.agents.transitions import Transitions
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.settings import Above, AtLeast, Between, Settings
+
+CriticPair = Literal["minimum", "mean"]
+
+
+def value_of_pair(q: Float[Tensor, "A 2 B"], pair: CriticPair) -> Float[Tensor, "A B"]:
+    """What both critics together say: the smaller value (eq. 5 and 9), or their mean (BRC, arXiv 2505.23150)."""
+    return q.amin(1) if pair == "minimum" else q.mean(1)
+
+
+def n_step_return(
+    reward: Float[Tensor, "A B"], later_reward: Float[Tensor, "A N B"], later: Float[Tensor, "A N B"], gamma: float
+) -> tuple[Float[Tensor, "A B"], Float[Tensor, "A B"]]:
+    """Rewards of up to n steps, r_t + gamma r_{t+1} + ... + gamma^{m-1} r_{t+m-1}, and gamma^{m-1}: each [A, B].
+
+    Sutton & Barto 2018, "Reinforcement Learning", eq. 7.1; the second is what the bootstrap is discounted by beside
+    :func:`td_target`'s gamma. As usual with SAC, entropies of the steps between are left out.
+
+    Args:
+        reward: of the first step [A, B].
+        later_reward: of the n - 1 steps after it [A, n - 1, B].
+        later: 1 for those that the episode has, 0 after its end [A, n - 1, B].
+        gamma: discount factor.
+    """
+    rest = torch.zeros_like(reward)
+    for step in reversed(range(later.shape[1])):
+        rest = gamma * later[:, step] * (later_reward[:, step] + rest)
+    return reward + rest, gamma ** later.sum(1)
 
 
 def td_target(
@@ -33,13 +61,14 @@ def td_target(
     next_q: Float[Tensor, "A 2 B"],
     alpha: Float[Tensor, " A"],
     next_log_prob: Float[Tensor, "A B"],
+    pair: CriticPair = "minimum",
 ) -> Float[Tensor, "A B"]:
     """Soft Bellman target (eq. 5 with eq. 3): r + gamma d (min Q'(s', a') - alpha log pi(a'|s')).
 
     reward, discount (1 - terminated) and next_log_prob are [A, B], next_q is [A, 2, B], alpha [A];
     the target is [A, B].
     """
-    soft_value = next_q.amin(1) - alpha[:, None] * next_log_prob
+    soft_value = value_of_pair(next_q, pair) - alpha[:, None] * next_log_prob
     return reward + gamma * discount * soft_value
 
 
@@ -52,10 +81,13 @@ def critic_loss(q: Float[Tensor, "A 2 B"], target: Float[Tensor, "A B"]) -> Floa
 
 
 def actor_loss(
-    alpha: Float[Tensor, " A"], log_prob: Float[Tensor, "A B"], q: Float[Tensor, "A 2 B"]
+    alpha: Float[Tensor, " A"],
+    log_prob: Float[Tensor, "A B"],
+    q: Float[Tensor, "A 2 B"],
+    pair: CriticPair = "minimum",
 ) -> Float[Tensor, " A"]:
     """Eq. 9: mean of alpha log pi(a|s) - min Q(s, a): [A] from alpha [A], log_prob [A, B], q [A, 2, B]."""
-    return (alpha[:, None] * log_prob - q.amin(1)).mean(-1)
+    return (alpha[:, None] * log_prob - value_of_pair(q, pair)).mean(-1)
 
 
 def alpha_loss(
@@ -85,6 +117,19 @@ class SACSettings(Settings, option="model.sac"):
     """Least standard deviation of a policy before the tanh."""
     critic_layer_norm: bool = False
     """Normalise the critics' hidden layers."""
+    critic_blocks: Annotated[int, AtLeast(0)] = 0
+    """Blocks of layer-normalised residual critics (BRO); 0: critics are MLPs of ``hidden``."""
+    critic_width: Annotated[int, AtLeast(1)] = 512
+    """Width of residual critics."""
+    critic_weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    """Decoupled decay (AdamW) of the weights of the critics' linear layers, not of biases and norms."""
+    critic_bins: Annotated[int, AtLeast(0)] = 0
+    """Bins of categorical critics, trained by cross entropy (HL-Gauss), e.g. 101; 0: critics are regressions."""
+    critic_range: tuple[float, float] = (-100.0, 100.0)
+    """The values that categorical critics tell apart; those beyond are taken for its ends. Sparse rewards lie between
+    -1 / (1 - gamma) and 0, a dense reward's values reach 10 / (1 - gamma), for each step of an action."""
+    critic_pair: CriticPair = "minimum"
+    """What targets and policies take of both critics: the smaller value, or the mean."""
     exploration_noise: Annotated[float, AtLeast(0)] = 0.2
     """Standard deviation of the Gaussian noise added to the plain SAC agent's actions while collecting."""
 
@@ -92,6 +137,13 @@ class SACSettings(Settings, option="model.sac"):
         super().__post_init__()
         if not self.hidden:
             raise BadInput("model.sac.hidden must name at least one layer, e.g. [256, 256]")
+        if self.critic_bins == 1:
+            raise BadInput("model.sac.critic_bins must be 0, for a regression, or at least 2, not 1")
+        low, high = self.critic_range
+        if not -math.inf < low < high < math.inf:
+            raise BadInput(
+                f"model.sac.critic_range must be two numbers, the first below the second, not [{low}, {high}]"
+            )
 
 
 class SAC(nn.Module):
@@ -119,7 +171,11 @@ class SAC(nn.Module):
         self.settings = settings
         self.target_entropy = -action_dim / 2 if settings.target_entropy is None else settings.target_entropy
         self.actor = Actor(num_agents, obs_dim, action_dim, settings.hidden, settings.min_std)
-        self.critic = TwinCritic(num_agents, obs_dim, action_dim, settings.hidden, settings.critic_layer_norm)
+        blocks, bins = settings.critic_blocks, None
+        if settings.critic_bins:
+            bins = Bins(settings.critic_bins, *settings.critic_range)
+        hidden = (settings.critic_width,) if blocks else settings.hidden
+        self.critic = TwinCritic(num_agents, obs_dim, action_dim, hidden, settings.critic_layer_norm, blocks, bins)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.full((num_agents,), math.log(settings.init_alpha)))
         self.encoder = encoder
@@ -136,7 +192,9 @@ class SAC(nn.Module):
 
     def optimizer(self) -> PopulationAdam:
         """Adam over all that is trained (Adam is elementwise: one does for all)."""
-        return PopulationAdam(self._trained(), self.settings.lr)
+        weights = [module.weight for module in self.critic.modules() if isinstance(module, PopulationLinear)]
+        decay = self.settings.critic_weight_decay
+        return PopulationAdam(self._trained(), self.settings.lr, decayed=weights, weight_decay=decay)
 
     def _trained(self) -> list[nn.Parameter]:
         encoder = self.encoder.parameters() if self.encoder is not None else ()
@@ -167,9 +225,9 @@ class SAC(nn.Module):
 
         Returns:
             Means over the batch before the update, each [K]: critic_loss, actor_loss, alpha_loss,
-            alpha, q (mean of the smaller one of both), q_max, log_prob.
+            alpha, q (mean of the smaller one of both, or of what ``critic_pair`` makes of them), q_max, log_prob.
         """
-        index = index_of(agents, reward.device)
+        index, pair = index_of(agents, reward.device), self.settings.critic_pair
         observation, next_observation = batch.observation, batch.next_observation
         log_alpha = self.log_alpha if index is None else self.log_alpha.index_select(0, index)
         alpha = log_alpha.detach().exp()
@@ -177,16 +235,17 @@ class SAC(nn.Module):
             next_features = _encode(self.encoder, next_observation, index)
             next_action, next_log_prob = self.actor.sample(next_features, next_noise, index)
             next_q = self.target_critic(_encode(self.target_encoder, next_observation, index), next_action, index)
-            target = td_target(reward, batch.discount, self.settings.gamma, next_q, alpha, next_log_prob)
+            target = td_target(reward, batch.discount, self.settings.gamma, next_q, alpha, next_log_prob, pair)
 
         features = _encode(self.encoder, observation, index)
-        q = self.critic(features, batch.action, index)
-        loss_q = critic_loss(q, target)
+        outputs = self.critic.outputs(features, batch.action, index)
+        q, bins = self.critic.value(outputs), self.critic.bins
+        loss_q = critic_loss(q, target) if bins is None else bins.loss(outputs, target)
         constant_features = features.detach()  # the encoder is the critic's to train
         action, log_prob = self.actor.sample(constant_features, noise, index)
         constant_critic = {name: p.detach() for name, p in self.critic.named_parameters()}
         action_q = functional_call(self.critic, constant_critic, (constant_features, action, index))
-        loss_pi = actor_loss(alpha, log_prob, action_q)
+        loss_pi = actor_loss(alpha, log_prob, action_q, pair)
         loss_alpha = alpha_loss(log_alpha, log_prob.detach(), self.target_entropy)
 
         # Each parameter is in one of the losses alone, so one pass backwards serves all three (and
@@ -197,14 +256,14 @@ class SAC(nn.Module):
             parameter.grad = grad
         optimizer.step(agents=agents)
         self.update_target(agents)
-        smaller_q = q.detach().amin(1)
+        q = value_of_pair(q.detach(), pair)
         return {
             "critic_loss": loss_q.detach(),
             "actor_loss": loss_pi.detach(),
             "alpha_loss": loss_alpha.detach(),
             "alpha": alpha,
-            "q": smaller_q.mean(-1),
-            "q_max": smaller_q.amax(-1),
+            "q": q.mean(-1),
+            "q_max": q.amax(-1),
             "log_prob": log_prob.detach().mean(-1),
         }
 

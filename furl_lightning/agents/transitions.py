@@ -29,6 +29,13 @@ class Transitions:
     """The VLM's embedding of the frame after the action, float32 [A, B, D]."""
     goal_distance: Tensor | None = None
     """Its L2 distance to the goal image's embedding, float32 [A, B]; NaN for an agent without goal image."""
+    later: Tensor | None = None
+    """For n-step returns: which of the n - 1 steps after this one the return has, 1, or 0 where they would be past the
+    episode's end or not taken yet; float32 [A, n - 1, B]. The next observation and the discount are then the last one's."""
+    later_reward: Tensor | None = None
+    """The task's reward of those steps, float32 [A, n - 1, B]."""
+    later_embedding: Tensor | None = None
+    """The VLM's embedding of the frames after them, float32 [A, n - 1, B, D]."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Those that are there, by name."""

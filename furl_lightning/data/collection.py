@@ -19,7 +19,7 @@ from furl_lightning.data.policy import ExplorationPolicy
 from furl_lightning.envs.metaworld import MetaWorldEnv
 from furl_lightning.envs.workers import TIMEOUT
 from furl_lightning.utils.errors import BadInput
-from furl_lightning.utils.settings import AtLeast, Settings
+from furl_lightning.utils.settings import AtLeast, Between, Settings
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class CollectionSettings(Settings, option="data.collection"):
     start_steps: Annotated[int, AtLeast(0)] = 10_000
     """Environment steps of uniform random actions at the beginning, without updates."""
     steps_per_iteration: Annotated[int, AtLeast(1)] = 1
-    """Environment steps collected before the updates for them are made; divides an episode."""
+    """Environment steps collected before the updates for them are made, one action's at least; divides an episode."""
     num_workers: Annotated[int, AtLeast(0)] = 0
     """Processes that host the environments; 0 hosts them in the training process."""
     worker_timeout: Annotated[int, AtLeast(1)] = TIMEOUT
@@ -43,6 +43,9 @@ class CollectionSettings(Settings, option="data.collection"):
     """Collect the next steps_per_iteration steps while the updates for the last are made; policies then act with
     parameters from before those updates. Needs num_workers; a learner on the CPU takes the cores that they leave,
     at least one (OMP_NUM_THREADS overrides)."""
+    noise_beta: Annotated[float, Between(0, 2)] = 0.0
+    """Colour of the noise that policies act with, correlated over an episode: its power falls with frequency f as
+    1 / f^beta. 0: white, every step anew; 1: pink."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,18 +55,23 @@ class CollectionSettings(Settings, option="data.collection"):
                 "false"
             )
 
-    def refuse_partial_iterations(self, episode_steps: int, env_steps: int) -> None:
-        """Refuse an episode, a random phase or a run that is not made of whole iterations.
+    def iteration_steps(self, action_repeat: int) -> int:
+        """Environment steps of an iteration, one action's at least."""
+        return max(self.steps_per_iteration, action_repeat)
+
+    def refuse_partial_iterations(self, episode_steps: int, env_steps: int, action_repeat: int = 1) -> None:
+        """Refuse an episode, a random phase or a run that is not made of whole iterations of whole actions.
 
         Raises:
             BadInput: names the number that would be right.
         """
-        size = self.steps_per_iteration
-        if episode_steps % size:
-            divisors = [d for d in range(1, episode_steps + 1) if episode_steps % d == 0]
+        size = self.iteration_steps(action_repeat)
+        if episode_steps % size or size % action_repeat:
+            divisors = [d for d in range(action_repeat, episode_steps + 1, action_repeat) if episode_steps % d == 0]
             nearest = min(divisors, key=lambda d: abs(d - size))
+            whole = f" into whole actions of {action_repeat} (data.env.action_repeat)" if action_repeat > 1 else ""
             raise BadInput(
-                f"data.collection.steps_per_iteration must divide an episode's {episode_steps} steps; "
+                f"data.collection.steps_per_iteration must divide an episode's {episode_steps} steps{whole}; "
                 f"the nearest to {size} is {nearest}"
             )
         for option, steps in {"data.collection.start_steps": self.start_steps, "data.env_steps": env_steps}.items():
@@ -85,10 +93,15 @@ class Collection:
         env: the environments.
         policy: acts in them.
         settings: how they are stepped.
+        action_repeat: environment steps of an action.
     """
 
-    def __init__(self, env: MetaWorldEnv, policy: ExplorationPolicy, settings: CollectionSettings) -> None:
+    def __init__(
+        self, env: MetaWorldEnv, policy: ExplorationPolicy, settings: CollectionSettings, action_repeat: int = 1
+    ) -> None:
         self.env, self.policy, self.settings = env, policy, settings
+        self.actions = settings.iteration_steps(action_repeat) // action_repeat
+        """Of each agent in a rollout."""
         self.seconds = 0.0
         """Spent waiting for rollouts."""
         self._collector: Any = None
@@ -100,9 +113,11 @@ class Collection:
         """Whether the policy has taken the parameters for the next rollout."""
         self._exploration: dict[str, Any] = {}
         """The exploration stream's state from before the rollout on its way."""
+        self._noise: Tensor | None = None
+        """The policy's noise from before it."""
 
     def rollout(self) -> TensorDictBase:
-        """The next steps of all agents, [A, T]."""
+        """The next actions of all agents and what came of them, [A, T]."""
         started = perf_counter()
         if self._next is None:
             if not self._refreshed:
@@ -119,7 +134,7 @@ class Collection:
         self.policy.refresh()
         self._refreshed = True
         if more:
-            self._exploration = self.policy.randomness.state_dict(["exploration"])
+            self._exploration, self._noise = self.policy.randomness.state_dict(["exploration"]), self.policy.noise
             self._next = self._submit()
 
     def _submit(self) -> Future[TensorDictBase]:
@@ -127,7 +142,7 @@ class Collection:
             self._collector = Collector(
                 self.env,
                 self.policy,
-                frames_per_batch=self.env.batch_size[0] * self.settings.steps_per_iteration,
+                frames_per_batch=self.env.batch_size[0] * self.actions,
                 total_frames=-1,
                 use_buffers=False,
                 return_same_td=True,
@@ -144,15 +159,17 @@ class Collection:
 
         ``randomness`` is what the random streams' own states are to be updated with.
         """
+        noise = self.policy.noise if self._next is None else self._noise
         return {
+            **({"noise": noise} if noise is not None else {}),
             "acting": self.policy.acting_state() if self._refreshed else None,
             "environment": self.env.snapshot(),
             "randomness": self._exploration if self._next is not None else {},
         }
 
-    def load_state_dict(self, state: dict[str, Any], env_steps: int, actions: Tensor) -> None:
-        """Put back what :meth:`state_dict` gave, after ``env_steps`` steps, with this episode's actions [T, A, 4]."""
-        self.policy.env_steps = env_steps
+    def load_state_dict(self, state: dict[str, Any], chosen: int, actions: Tensor) -> None:
+        """Put back what :meth:`state_dict` gave, after ``chosen`` actions, with this episode's [T, A, 4]."""
+        self.policy.chosen, self.policy.noise = chosen, state.get("noise")
         self._refreshed = self.settings.overlap and state["acting"] is not None
         if self._refreshed:
             self.policy.load_acting_state(state["acting"])

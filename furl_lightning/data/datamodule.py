@@ -35,7 +35,7 @@ class Iteration(NamedTuple):
     """One turn of the loop: environment steps have been collected, and it is the learner's turn."""
 
     env_steps: int  # per agent, since the run began
-    steps_to_learn: int  # environment steps that updates are to be made for now
+    actions_to_learn: int  # per agent, that updates are to be made for now
     episode: EpisodeOutcome | None  # where one has just ended
 
 
@@ -77,10 +77,12 @@ class FuRLDataModule(LightningDataModule):
         super().__init__()
         if env_steps < 1:
             raise BadInput(f"data.env_steps must be at least 1, not {env_steps}")
-        collection.refuse_partial_iterations(env.episode_steps, env_steps)
+        collection.refuse_partial_iterations(env.episode_steps, env_steps, env.action_repeat)
         for part in (replay, memory):
-            if part.size < env.episode_steps:
-                raise BadInput(f"{part.option}.size must hold an episode of {env.episode_steps} steps, not {part.size}")
+            if part.size < env.episode_actions:
+                raise BadInput(
+                    f"{part.option}.size must hold an episode of {env.episode_actions} steps, not {part.size}"
+                )
         self.agents = population(tasks, seeds)
         self.instructions = instructions(self.agents, prompts or {})
         self.env_steps_total, self.goal_image = env_steps, goal_image
@@ -106,7 +108,12 @@ class FuRLDataModule(LightningDataModule):
     @property
     def steps_per_iteration(self) -> int:
         """Environment steps of each iteration."""
-        return self.collection_settings.steps_per_iteration
+        return self.collection_settings.iteration_steps(self.action_repeat)
+
+    @property
+    def action_repeat(self) -> int:
+        """Environment steps of each action."""
+        return self.env_settings.action_repeat
 
     @property
     def episode_steps(self) -> int:
@@ -141,8 +148,9 @@ class FuRLDataModule(LightningDataModule):
         self.experience = self._make_experience(learner, vlm)
         if self.goal_embedding is not None:
             self.experience.with_goal = (~self.goal_embedding[:, 0].isnan()).nonzero().flatten().tolist()
-        start_steps = self.collection_settings.start_steps
-        policy = exploration_policy(learner, self.randomness, start_steps, self.frame_stack())
+        random_actions = self.collection_settings.start_steps // self.action_repeat
+        policy = exploration_policy(learner, self.randomness, random_actions, self.frame_stack())
+        policy.noise_beta, policy.episode_steps = self.collection_settings.noise_beta, self.episode_steps
         env = MetaWorldEnv(
             self.agents,
             self.simulators,
@@ -153,7 +161,7 @@ class FuRLDataModule(LightningDataModule):
         )
         restored, self._restored = self._restored, None
         self._threads = LearnerThreads(self.collection_settings, device)
-        self._collection = Collection(env, policy, self.collection_settings)
+        self._collection = Collection(env, policy, self.collection_settings, self.action_repeat)
         if restored is None:
             seed_global(self.agents)
         else:
@@ -170,13 +178,13 @@ class FuRLDataModule(LightningDataModule):
             fields = [*(name for name in fields if "observation" not in name), "frame"]
         counts_positives = learner.relay is not None and learner.relay.settings.counts == "positives"
         width = vlm.width if vlm is not None and learner.heads is not None else 0
-        replay_folder = None
+        replay_folder, actions = None, self.env_settings.episode_actions
         if self.replay_settings.storage == "disk":
             replay_folder = (self.run_folder or Path(tempfile.mkdtemp())) / "replay"
         return Experience(
             len(self.agents),
-            self.episode_steps,
-            max(self.episode_steps, min(self.replay_settings.size, self.env_steps_total)),
+            actions,
+            max(actions, min(self.replay_settings.size, self.env_steps_total // self.action_repeat)),
             fields,
             self.replay_settings,
             self.memory_settings,
@@ -201,7 +209,7 @@ class FuRLDataModule(LightningDataModule):
             if episode is None:
                 self._collection.go_on(more=self.env_steps < self.env_steps_total)
             learns = self.env_steps > self.collection_settings.start_steps
-            yield Iteration(self.env_steps, self.steps_per_iteration if learns else 0, episode)
+            yield Iteration(self.env_steps, self._collection.actions if learns else 0, episode)
 
     def _store(self, rollout: TensorDictBase) -> None:
         """Embed a rollout [A, T] in one call and append it."""
@@ -224,7 +232,7 @@ class FuRLDataModule(LightningDataModule):
         if self.pixel_size is not None:
             steps["frame"], first_frame = after["frame"], rollout["frame"][:, 0]
         self.experience.add(steps, after["success"].squeeze(-1), first_frame)
-        self.env_steps += rollout.batch_size[1]
+        self.env_steps += rollout.batch_size[1] * self.action_repeat
 
     def sample(self) -> Batch:
         """Draw one update's batch from the agents' ``learning`` streams."""
@@ -269,14 +277,15 @@ class FuRLDataModule(LightningDataModule):
         assert self._collection is not None
         self.env_steps = state["env_steps"]
         self.experience.load_state_dict(state, self.restored_from)
-        step, policy, pixels = self.env_steps % self.episode_steps, self._collection.policy, self.experience.pixels
-        if step and pixels is not None:
+        taken = self.env_steps % self.episode_steps // self.action_repeat  # actions of this episode
+        policy, pixels = self._collection.policy, self.experience.pixels
+        if taken and pixels is not None:
             assert policy.stack is not None
             number = torch.full((len(self.agents), 1), pixels.steps_written - 1)
             policy.stack.frames = pixels.stacks(number)[:, 0, :-1].cpu()  # before the newest, still to be shown
         replay = self.experience.replay
-        actions = replay.last(step, "action").cpu() if step else torch.empty(0, len(self.agents), 4)
-        self._collection.load_state_dict(state, self.env_steps, actions)
+        actions = replay.last(taken, "action").cpu() if taken else torch.empty(0, len(self.agents), 4)
+        self._collection.load_state_dict(state, self.env_steps // self.action_repeat, actions)
 
     def teardown(self, stage: str) -> None:
         """End the workers and free the renderers."""

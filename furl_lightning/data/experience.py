@@ -123,14 +123,15 @@ class Experience:
         if self.successful is not None:
             count = round(self.settings.success_share * size)
             self.successful.replace(number, count, self.replay.first_drawable, generators)
-        fields = self.replay.at(number)
-        if "embedding" in fields:
-            fields["embedding"] = fields["embedding"].float()
-        if "frames" in fields:
-            frames = fields.pop("frames")
+        n_step = self.settings.n_step
+        fields = self.replay.at(number) if n_step == 1 else self.replay.over(number, n_step, self.episode_steps)
+        for name in {"embedding", "later_embedding"} & fields.keys():
+            fields[name] = fields[name].float()
+        if self.pixels is not None:
+            frames, count = fields.pop("frames"), self.pixels.stack
             shift = draw_shifts(generators, 2, size)
-            fields["observation"] = random_shift(frames[:, :, :-1], shift[:, 0])
-            fields["next_observation"] = random_shift(frames[:, :, 1:], shift[:, 1])
+            fields["observation"] = random_shift(frames[:, :, :count], shift[:, 0])
+            fields["next_observation"] = random_shift(frames[:, :, -count:], shift[:, 1])
         fields["discount"] = 1.0 - fields.pop("terminated").float()
         success_phase = self.memory.drawable.nonzero().flatten().tolist() if self.memory.width else []
         triples = self.memory.draw(success_phase, size, generators) if success_phase else None

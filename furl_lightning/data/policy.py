@@ -20,18 +20,19 @@ from furl_lightning.agents.sac import SAC
 from furl_lightning.envs.simulator import ACTION_DIM
 from furl_lightning.method.learner import Learner
 from furl_lightning.method.relay import Relay
-from furl_lightning.randomness import Randomness, normal, uniform_actions
+from furl_lightning.randomness import Randomness, coloured_normal, normal, uniform_actions
+from furl_lightning.tasks import EPISODE_STEPS
 
 
 def exploration_policy(
-    learner: Learner, randomness: Randomness, start_steps: int, stack: FrameStack | None = None
+    learner: Learner, randomness: Randomness, random_actions: int, stack: FrameStack | None = None
 ) -> ExplorationPolicy:
     """The policy that collects for a learner: the relay of its two agents, or the one that it has."""
     vlm_agent, sac_agent, relay = learner.vlm_agent, learner.sac_agent, learner.relay
     if relay is not None and vlm_agent is not None and sac_agent is not None:
-        return RelayPolicy(vlm_agent, sac_agent, relay, randomness, start_steps, stack)
+        return RelayPolicy(vlm_agent, sac_agent, relay, randomness, random_actions, stack)
     noise = sac_agent.settings.exploration_noise if sac_agent is not None else 0.0
-    return SoloPolicy(learner.evaluated_agent, randomness, start_steps, noise, stack)
+    return SoloPolicy(learner.evaluated_agent, randomness, random_actions, noise, stack)
 
 
 class ExplorationPolicy(TensorDictModuleBase, ABC):
@@ -40,7 +41,7 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
     Args:
         agents: the SAC populations that it acts for; held, not owned.
         randomness: its ``exploration`` stream is drawn from.
-        start_steps: environment steps of uniform random actions at the beginning.
+        random_actions: uniform ones at the beginning, per agent.
         stack: see frames, read from ``frame``, in place of ``observation``.
     """
 
@@ -48,14 +49,18 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
     out_keys = ["action"]
 
     def __init__(
-        self, agents: Sequence[SAC], randomness: Randomness, start_steps: int, stack: FrameStack | None = None
+        self, agents: Sequence[SAC], randomness: Randomness, random_actions: int, stack: FrameStack | None = None
     ) -> None:
         super().__init__()
         self._learning = tuple(agents)  # in tuples: their weights are the module's to save
         self._acting = tuple(ActorCopy(agent) for agent in agents)
-        self.randomness, self.start_steps, self.stack = randomness, start_steps, stack
-        self.env_steps = 0
+        self.randomness, self.random_actions, self.stack = randomness, random_actions, stack
+        self.chosen = 0
         """Actions chosen so far, per agent."""
+        self.noise_beta, self.episode_steps = 0.0, EPISODE_STEPS
+        """Colour of the noise, and the steps for which it is drawn at once; see :func:`coloured_normal`."""
+        self.noise: Tensor | None = None
+        """Coloured noise of this episode, [A, count, steps, action]."""
 
     def refresh(self) -> None:
         """Act as the agents have learned to by now."""
@@ -78,13 +83,22 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
         if step == 0:
             self.begin_episode()
         observation = _observe(tensordict, self.stack)
-        if self.env_steps < self.start_steps:
+        if self.chosen < self.random_actions:
             action = uniform_actions(self.randomness.exploration, ACTION_DIM)
         else:
             action = self.choose(observation, step)[:, 0].cpu()
-        self.env_steps += 1
+        self.chosen += 1
         tensordict["action"] = action
         return tensordict
+
+    def draw_noise(self, count: int, step: int) -> Tensor:
+        """Standard normal numbers [A, count, 1, action] of a step, of the same ``count`` throughout an episode."""
+        if not self.noise_beta:
+            return normal(self.randomness.exploration, count, 1, ACTION_DIM)
+        if step == 0 or self.noise is None:
+            shape = (count, self.episode_steps, ACTION_DIM)
+            self.noise = coloured_normal(self.randomness.exploration, self.noise_beta, *shape)
+        return self.noise[:, :, step : step + 1]
 
     def begin_episode(self) -> None:
         """Told before an episode's first action."""
@@ -100,7 +114,7 @@ class RelayPolicy(ExplorationPolicy):
     Args:
         vlm_agent, sac_agent: the two SAC populations.
         relay: says whose turn it is; told here when an episode begins.
-        randomness, start_steps, stack: see :class:`ExplorationPolicy`.
+        randomness, random_actions, stack: see :class:`ExplorationPolicy`.
 
     Gaussian noise of the SAC agent's ``exploration_noise`` is added to its sampled action, which is then clipped to
     [-1, 1].
@@ -112,10 +126,10 @@ class RelayPolicy(ExplorationPolicy):
         sac_agent: SAC,
         relay: Relay,
         randomness: Randomness,
-        start_steps: int,
+        random_actions: int,
         stack: FrameStack | None = None,
     ) -> None:
-        super().__init__([vlm_agent, sac_agent], randomness, start_steps, stack)
+        super().__init__([vlm_agent, sac_agent], randomness, random_actions, stack)
         self.relay, self.sac_noise = relay, sac_agent.settings.exploration_noise
 
     def begin_episode(self) -> None:
@@ -125,7 +139,7 @@ class RelayPolicy(ExplorationPolicy):
     def choose(self, observation: Tensor, step: int) -> Tensor:
         """Each agent's action of whoever's turn it is."""
         vlm_agent, sac_agent = self._acting
-        noise = normal(self.randomness.exploration, 3, 1, ACTION_DIM)  # drawn whoever acts: the stream stays in step
+        noise = self.draw_noise(3, step)  # drawn whoever acts: the stream stays in step
         action = vlm_agent.explore(observation, noise[:, 0])
         sac_acts = self.relay.sac_acts(step)
         if sac_acts.any():
@@ -139,7 +153,7 @@ class SoloPolicy(ExplorationPolicy):
 
     Args:
         agent: the population.
-        randomness, start_steps, stack: see :class:`ExplorationPolicy`.
+        randomness, random_actions, stack: see :class:`ExplorationPolicy`.
         extra_noise: deviation of Gaussian noise added to the sampled action, which is then clipped
             to [-1, 1]; 0 samples from the policy alone.
     """
@@ -148,19 +162,19 @@ class SoloPolicy(ExplorationPolicy):
         self,
         agent: SAC,
         randomness: Randomness,
-        start_steps: int,
+        random_actions: int,
         extra_noise: float = 0.0,
         stack: FrameStack | None = None,
     ) -> None:
-        super().__init__([agent], randomness, start_steps, stack)
+        super().__init__([agent], randomness, random_actions, stack)
         self.extra_noise = extra_noise
 
     def choose(self, observation: Tensor, step: int) -> Tensor:
         """The agent's action."""
         (agent,) = self._acting
         if not self.extra_noise:
-            return agent.explore(observation, normal(self.randomness.exploration, 1, ACTION_DIM))
-        noise = normal(self.randomness.exploration, 2, 1, ACTION_DIM)
+            return agent.explore(observation, self.draw_noise(1, step)[:, 0])
+        noise = self.draw_noise(2, step)
         return agent.explore(observation, noise[:, 0], self.extra_noise * noise[:, 1])
 
 

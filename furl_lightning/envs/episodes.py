@@ -79,7 +79,7 @@ def record(
         size: height and width of the frames kept; None keeps the renderer's.
         skipped: placements of the seed that are passed over; only with random goals there is more than one.
     """
-    whole = replace(settings, render=settings.render or "fast", episode_steps=EPISODE_STEPS)
+    whole = replace(settings, render=settings.render or "fast", episode_steps=EPISODE_STEPS, action_repeat=1)
     simulator = Simulator(task, seed, whole, show_goal=True)
     try:
         for _ in range(skipped):

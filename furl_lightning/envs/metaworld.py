@@ -28,10 +28,10 @@ class MetaWorldEnv(EnvBase):
     """A agents' Meta-World v3 environments in lockstep; all reset together, at an episode's end.
 
     Reads ``action`` [A, 4]. Writes ``observation`` [A, 39], ``success`` [A, 1], ``episode_step``
-    [A, 1] (steps taken in this episode), with rendering ``pixels`` uint8 [A, size, size, 3], with
+    [A, 1] (the simulators' steps in this episode), with rendering ``pixels`` uint8 [A, size, size, 3], with
     ``pixel_size`` also the same picture smaller, ``frame`` uint8 [A, pixel_size, pixel_size, 3], the
     usual done entries (``terminated`` is never true), and ``reward`` [A, 1]: success - 1 if sparse,
-    Meta-World's own in [0, 10] if dense.
+    Meta-World's own in [0, 10] if dense, summed where an action is repeated.
 
     Args:
         agents: the population.
@@ -57,7 +57,7 @@ class MetaWorldEnv(EnvBase):
         self.reward_kind = reward
         self.frames, self.pixel_size = settings.render is not None, pixel_size
         self._seconds = {"step": 0.0, "render": 0.0}
-        self._step_count = 0
+        self._step_count, self._action_repeat = 0, settings.action_repeat
         self._states_at_reset: list[dict[str, Any]] = []
         self._pending: tuple[dict[str, Any], torch.Tensor] | None = None
         observation = {
@@ -96,7 +96,7 @@ class MetaWorldEnv(EnvBase):
                 self.fleet.set_random_states(snapshot["random_states"])
         self._states_at_reset = self.fleet.random_states()
         self.fleet.reset()
-        self._step_count = len(actions)
+        self._step_count = len(actions) * self._action_repeat
         if len(actions):
             self.fleet.replay(actions.numpy())
         no = torch.zeros(*self.batch_size, 1, dtype=torch.bool)
@@ -106,7 +106,7 @@ class MetaWorldEnv(EnvBase):
         arrays = self.fleet.arrays
         arrays.action[:] = tensordict["action"].numpy()
         self.fleet.step()
-        self._step_count += 1
+        self._step_count += self._action_repeat
         step, render = arrays.seconds.sum(0)
         self._seconds["step"] += float(step)
         self._seconds["render"] += float(render)

@@ -9,7 +9,7 @@ from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
 from furl_lightning.pictures import FRAME_SIZE, RenderQuality
 from furl_lightning.tasks import EPISODE_STEPS
 from furl_lightning.utils.errors import BadInput
-from furl_lightning.utils.settings import Between, Settings
+from furl_lightning.utils.settings import AtLeast, Between, Settings
 
 RewardKind = Literal["sparse", "dense"]
 ObservationKind = Literal["state", "pixels"]
@@ -26,6 +26,9 @@ class EnvSettings(Settings, option="data.env"):
     """The task's reward: sparse (success - 1) or dense (Meta-World's own)."""
     episode_steps: Annotated[int, Between(1, EPISODE_STEPS)] = EPISODE_STEPS
     """Steps of an episode; Meta-World's own have 500, other protocols have fewer."""
+    action_repeat: Annotated[int, AtLeast(1)] = 1
+    """Steps that each action is taken for. Rewards are per action: dense ones summed over its steps, sparse ones by the
+    success after the last of them; so are transitions and updates. Whatever counts steps counts the simulator's."""
     obs: ObservationKind = "state"
     """What policies see: state, or pixels, the last three frames (DrQ)."""
     pixel_size: Annotated[int, Between(15, FRAME_SIZE)] = 84  # four convolutions leave nothing of a smaller one
@@ -37,6 +40,19 @@ class EnvSettings(Settings, option="data.env"):
     """Feed the VLM the mirror image, as the published code does."""
     bgr: bool = False
     """Feed the VLM channels in BGR order, as the published code does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.episode_steps % self.action_repeat:
+            raise BadInput(
+                f"{self.option}.action_repeat must divide an episode's {self.episode_steps} steps "
+                f"({self.option}.episode_steps), which {self.action_repeat} does not"
+            )
+
+    @property
+    def episode_actions(self) -> int:
+        """Actions of an episode."""
+        return self.episode_steps // self.action_repeat
 
     def simulators(self, frames: bool, auto: RenderQuality = "fast", light_size: int = FRAME_SIZE) -> SimulatorSettings:
         """What every simulator is made with.
@@ -56,5 +72,7 @@ class EnvSettings(Settings, option="data.env"):
                 f"{self.option}.pixel_size must be at most {size}, the side of the picture that is drawn, not "
                 f"{self.pixel_size}; set a smaller one, or {self.option}.render fast"
             )
-        settings = SimulatorSettings(self.goal, None, self.mirror, self.bgr, self.episode_steps)
+        settings = SimulatorSettings(
+            self.goal, None, self.mirror, self.bgr, self.episode_steps, action_repeat=self.action_repeat
+        )
         return replace(settings, render=render, size=size) if frames else settings

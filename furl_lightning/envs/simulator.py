@@ -36,14 +36,16 @@ class SimulatorSettings:
     """Length of an episode, at most Meta-World's own."""
     size: int = field(default=FRAME_SIZE, repr=False)  # checkpoints have the text of the others: training/identity.py
     """Height and width of a frame, pixels."""
+    action_repeat: int = field(default=1, repr=False)
+    """Steps that :meth:`Simulator.step` takes with one action; divides an episode."""
 
 
 class Step(NamedTuple):
-    """What one environment step gives."""
+    """What one action gives, an environment step or several of them."""
 
     observation: np.ndarray  # float32 [39], after the action
-    reward: float  # Meta-World's dense reward, in [0, 10]
-    success: bool
+    reward: float  # Meta-World's dense reward, in [0, 10] a step, summed over the steps
+    success: bool  # after the last of them, as the observation shows it
     truncated: bool  # the episode's steps are over; Meta-World never terminates
 
 
@@ -95,9 +97,12 @@ class Simulator:
         return observation.astype(np.float32)
 
     def step(self, action: np.ndarray) -> Step:
-        """Take one action in [-1, 1], float32 [4]."""
-        observation, reward, _, truncated, info = self.env.step(action)
-        return Step(observation.astype(np.float32), float(reward), bool(info["success"]), bool(truncated))
+        """Take one action in [-1, 1], float32 [4], for as many environment steps as an action is repeated."""
+        total = 0.0
+        for _ in range(self.settings.action_repeat):
+            observation, reward, _, truncated, info = self.env.step(action)
+            total += float(reward)
+        return Step(observation.astype(np.float32), total, bool(info["success"]), bool(truncated))
 
     def frame(self, out: np.ndarray | None = None) -> np.ndarray:
         """The present frame, uint8 [size, size, 3]."""
@@ -154,7 +159,8 @@ def first_success_frame(task: str, seed: int, settings: SimulatorSettings, skipp
     after so many that are ``skipped``.
     None if the expert does not succeed within one of Meta-World's whole episodes.
     """
-    simulator = Simulator(task, seed, replace(settings, episode_steps=EPISODE_STEPS), show_goal=True)
+    whole = replace(settings, episode_steps=EPISODE_STEPS, action_repeat=1)
+    simulator = Simulator(task, seed, whole, show_goal=True)
     expert = Expert(task)
     try:
         for _ in range(skipped):

@@ -12,7 +12,7 @@ Shapes: A agents, K of them, B batch entries, D the VLM's width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from furl_lightning.agents.encoder import ConvEncoder
 from furl_lightning.agents.members import gather_rows, index_of, replace_rows, scatter_rows
 from furl_lightning.agents.optim import PopulationAdam
-from furl_lightning.agents.sac import SAC, SACSettings
+from furl_lightning.agents.sac import SAC, SACSettings, n_step_return
 from furl_lightning.agents.transitions import Transitions
 from furl_lightning.method.alignment import AlignedReward, AlignmentSettings
 from furl_lightning.method.relay import Relay, RelaySettings
@@ -217,9 +217,11 @@ class Learner(nn.Module):
         metrics: Metrics = {}
         if self.vlm_agent is not None:
             assert optimizers.vlm_agent is not None
+            later = self.later_reward(batch)  # by the heads from before they learn, as the first step's
             score, metrics = self.align(members, batch, inputs.get("triples"), optimizers.heads)
             reward = batch.reward + self.rho * score
-            learned = self.vlm_agent.update(batch, reward, noise[:, 0], noise[:, 1], optimizers.vlm_agent)
+            theirs, reward = self._returns(batch, reward, later, self.vlm_agent)
+            learned = self.vlm_agent.update(theirs, reward, noise[:, 0], noise[:, 1], optimizers.vlm_agent)
             metrics.update({f"sac/{name}/vlm_agent": values for name, values in learned.items()})
             metrics["reward/vlm"] = score.mean(-1)
             metrics["reward/vlm_min"], metrics["reward/vlm_max"] = score.amin(-1), score.amax(-1)
@@ -227,10 +229,9 @@ class Learner(nn.Module):
         if relaying is None or relaying:
             assert self.sac_agent is not None and optimizers.sac_agent is not None
             theirs = batch.of(relaying)
+            theirs, reward = self._returns(theirs, theirs.reward, theirs.later_reward, self.sac_agent)
             action_noise, next_noise = gather_rows(noise[:, -2], relaying), gather_rows(noise[:, -1], relaying)
-            learned = self.sac_agent.update(
-                theirs, theirs.reward, action_noise, next_noise, optimizers.sac_agent, relaying
-            )
+            learned = self.sac_agent.update(theirs, reward, action_noise, next_noise, optimizers.sac_agent, relaying)
             metrics.update({f"sac/{name}/sac_agent": self._scatter(v, relaying) for name, v in learned.items()})
         return metrics
 
@@ -270,6 +271,26 @@ class Learner(nn.Module):
                 values = self._scatter(values, success_phase)
                 metrics[name] = values.where(~values.isnan(), metrics[name]) if name in metrics else values
         return score, {f"alignment/{name}": values for name, values in metrics.items()}
+
+    @torch.no_grad()
+    def later_reward(self, batch: Transitions) -> Tensor | None:
+        """The VLM agent's reward of an n-step return's later steps [A, n - 1, B], scored with the heads of the moment."""
+        if batch.later_reward is None:
+            return None
+        assert batch.later_embedding is not None and self.reward is not None
+        score: Tensor = self.reward(batch.later_embedding.flatten(1, 2))
+        return batch.later_reward + self.rho * score.view_as(batch.later_reward)
+
+    @staticmethod
+    def _returns(
+        batch: Transitions, reward: Tensor, later_reward: Tensor | None, agent: SAC
+    ) -> tuple[Transitions, Tensor]:
+        """The batch and rewards [A, B] that an agent learns from: over n steps where the batch has them."""
+        if later_reward is None:
+            return batch, reward
+        assert batch.later is not None
+        reward, bootstrap = n_step_return(reward, later_reward, batch.later, agent.settings.gamma)
+        return replace(batch, discount=batch.discount * bootstrap), reward
 
     @property
     def sac_learns(self) -> Tensor:

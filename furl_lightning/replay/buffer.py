@@ -39,6 +39,8 @@ class ReplaySettings(Settings, option="data.replay"):
     """Transitions drawn for each agent and update."""
     success_share: Annotated[float, Below(0, 1)] = 0.0
     """Share of each batch that is drawn from episodes with a success, once there is one."""
+    n_step: Annotated[int, AtLeast(1)] = 1
+    """Rewards that a target sums before it bootstraps; fewer at an episode's end and at the newest transition."""
 
 
 class ReplayBuffer:
@@ -131,6 +133,32 @@ class ReplayBuffer:
     def at(self, number: Tensor) -> dict[str, Tensor]:
         """The transitions of the steps numbered [A, B], fields [A, B, ...]."""
         return self._gather(self.fields, number)
+
+    def over(self, number: Tensor, n_step: int, episode_steps: int) -> dict[str, Tensor]:
+        """As :meth:`at`, with what happens until ``n_step`` steps have been made.
+
+        No step is past an episode's end, where each has ``episode_steps`` and begins at a multiple of that, nor past
+        the newest one: there a transition has fewer. What is after an action is that after the last of its steps.
+
+        Args:
+            number: of the first steps, int64 [A, B].
+            n_step: at least 2.
+            episode_steps: length of every episode.
+
+        Returns:
+            Fields [A, B, ...], and, [A, n_step - 1, B, ...], ``later``, ``later_reward`` and ``later_embedding``; see
+            :class:`~furl_lightning.agents.transitions.Transitions`.
+        """
+        newest = (number - number % episode_steps + episode_steps).clamp(max=self.steps_written) - 1
+        following = number[:, None] + torch.arange(1, n_step)[:, None]  # [A, n_step - 1, B]
+        present = following.minimum(newest[:, None])
+        names = [name for name in ("reward", "embedding") if name in self.fields]
+        later = {f"later_{name}": values for name, values in self._gather(names, present).items()}
+        return {**self.at(number), **self._after(present[:, -1]), **later, "later": (following == present).float()}
+
+    def _after(self, number: Tensor) -> dict[str, Tensor]:
+        """What there is after the actions of the steps numbered [A, B]."""
+        return self._gather(["next_observation", "terminated"], number)
 
     def _gather(self, names: Sequence[str], number: Tensor) -> dict[str, Tensor]:
         """Fields of the steps numbered [A, ...]: [A, ..., field]."""

@@ -90,6 +90,15 @@ class PixelReplayBuffer(ReplayBuffer):
         fields = self._gather([name for name in self.fields if name != "frame"], number)
         return {**fields, "frames": self.stacks(number)}
 
+    def over(self, number: Tensor, n_step: int, episode_steps: int) -> dict[str, Tensor]:
+        """As ReplayBuffer's; ``frames`` are the stack before the first action and, F later, the one after the last."""
+        fields = super().over(number, n_step, episode_steps)
+        frames, after = fields["frames"], fields.pop("frames_after")
+        return {**fields, "frames": torch.cat([frames[:, :, :-1], after[:, :, 1:]], 2)}
+
+    def _after(self, number: Tensor) -> dict[str, Tensor]:
+        return {**self._gather(["terminated"], number), "frames_after": self.stacks(number)}
+
     def stacks(self, number: Tensor) -> Tensor:
         """Frames before and after the steps numbered [A, B], oldest first: [A, B, F + 1, S, S, 3]."""
         assert self._first is not None

@@ -48,7 +48,7 @@ class Evaluator:
         placed = [Agent(agent.task, agent.seed + self.offset) for agent in agents]
         if pixel_size is None:
             settings = replace(settings, render=None)
-        self.episode_steps = settings.episode_steps
+        self.episode_actions = settings.episode_steps // settings.action_repeat
         self.env = MetaWorldEnv(placed, settings, num_workers, reward, pixel_size, worker_timeout)
         self._start = self.env.fleet.random_states()
 
@@ -81,9 +81,9 @@ class Evaluator:
         return {name: torch.stack(values, 1) for name, values in results.items()}
 
     def _episode(self, policy: DeterministicPolicy) -> tuple[Tensor, Tensor]:
-        """Success and reward of every step, [A, T]; frames are let go of, an episode of them is large."""
+        """Success and reward of every action, [A, T]; frames are let go of, an episode of them is large."""
         state, success, reward = self.env.reset(), [], []
-        for _ in range(self.episode_steps):
+        for _ in range(self.episode_actions):
             state = self.env.step(policy(state))["next"]
             success.append(state["success"])
             reward.append(state["reward"])

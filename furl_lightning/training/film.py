@@ -17,7 +17,7 @@ from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
 from furl_lightning.envs.episodes import Episode, play
 from furl_lightning.envs.metaworld import shrink
-from furl_lightning.envs.simulator import Simulator
+from furl_lightning.envs.simulator import ACTION_DIM, Simulator
 from furl_lightning.pictures import FRAME_SIZE
 from furl_lightning.tasks import Agent
 from furl_lightning.training.evaluation import RANDOM_GOAL_SEED_OFFSET
@@ -70,12 +70,17 @@ class Studio:
         policy = SomeAgents(player, [row], len(self.data.agents))
         simulator = self._simulators[row]
 
+        action = np.zeros(ACTION_DIM, np.float32)
+
         def act(step: int, observation: np.ndarray) -> np.ndarray:
+            nonlocal action
+            if step % simulator.settings.action_repeat:
+                return action
             state = TensorDict({"observation": torch.from_numpy(np.float32(observation))[None]}, [1])
             if self.data.pixel_size is not None:
                 state["frame"] = shrink(torch.from_numpy(simulator.frame())[None], self.data.pixel_size)
                 state["episode_step"] = torch.full((1, 1), step)
-            action: np.ndarray = policy(state)["action"][0].numpy()
+            action = policy(state)["action"][0].numpy()
             return action
 
         simulator.set_random_state(self._start[row])

@@ -20,6 +20,11 @@ MARKERS = "goal markers at the goal"
 EARLIER_EMBEDDED = "fingerprint 2ab855782b3f80ec"
 FRAMES = "frames (data.env.render, data.env.mirror, data.env.bgr)"
 
+RESIDUAL = "residual critics (model.sac.critic_blocks, model.sac.critic_width)"
+CATEGORICAL = "categorical critics (model.sac.critic_bins, model.sac.critic_range)"
+LATER_OPTIONS = {"data.env.action_repeat": "1", RESIDUAL: "none", CATEGORICAL: "none"}
+"""What runs did before they could be told otherwise, which their checkpoints do not say."""
+
 
 class OtherRun(BadInput):
     """A checkpoint that does not belong to the run that was to be resumed."""
@@ -42,6 +47,7 @@ def run_identity(
         "data.env.goal": env.goal,
         "data.env.reward": env.reward,
         "data.env.episode_steps": str(env.episode_steps),
+        "data.env.action_repeat": str(env.action_repeat),
         "data.env.obs": "state" if data.pixel_size is None else f"pixels of size {data.pixel_size}",
         "data.goal_image": str(data.goal_image),
         FRAMES: frames_identity(data.simulators),
@@ -52,6 +58,8 @@ def run_identity(
         "model.relay.counts": relay.counts if relay.enabled else "nothing",
         "model.sac.hidden": str(list(sac.hidden)),
         "model.sac.critic_layer_norm": str(sac.critic_layer_norm),
+        RESIDUAL: f"{sac.critic_blocks} blocks of width {sac.critic_width}" if sac.critic_blocks else "none",
+        CATEGORICAL: f"{sac.critic_bins} bins over {list(sac.critic_range)}" if sac.critic_bins else "none",
         "successful episodes (data.replay.success_share)": "kept" if data.replay_settings.success_share else "not kept",
         "heads (model.alignment.hidden, model.alignment.width)": f"{alignment.hidden}, {alignment.width}",
         "data.replay.size": str(data.replay_settings.size),
@@ -78,7 +86,7 @@ def refuse_other_run(checkpoint: dict[str, Any], ours: dict[str, str], goes_on: 
         OtherRun: it is of another population, VLM, goal mode, network or the like; names each. Or its pictures are
             those of a version that did not move goal markers to the goal.
     """
-    theirs = checkpoint.get("identity", {})
+    theirs = LATER_OPTIONS | checkpoint.get("identity", {})
     differences = [
         f"{name} is {ours[name]}, the checkpoint's is {theirs.get(name, 'unknown')}"
         for name in ours

@@ -37,7 +37,7 @@ class FuRLModule(LightningModule):
         alignment: projection heads over the VLM's embeddings.
         relay: a plain SAC agent that takes turns with the VLM agent.
         sac: networks and learning of both agents.
-        updates_per_step: updates of everything for each environment step.
+        updates_per_step: updates of everything for each environment step, or each action where that is repeated.
         log_every: environment steps between logs of the learner's metrics.
         cuda_graph: on a GPU, replay the update as a CUDA graph.
 
@@ -180,12 +180,12 @@ class FuRLModule(LightningModule):
     # -- learning
 
     def training_step(self, iteration: Iteration) -> None:
-        """Let the relay look at an episode that has ended; make the updates for the iteration's environment steps."""
+        """Let the relay look at an episode that has ended; make the updates for the iteration's actions."""
         learner, data = self.built, self.data
         if iteration.episode is not None and learner.relay is not None:
             learner.relay.retire(iteration.episode.successes[learner.relay.settings.counts])
         started = perf_counter()
-        for _ in range(iteration.steps_to_learn * self.updates_per_step):
+        for _ in range(iteration.actions_to_learn * self.updates_per_step):
             members, inputs = learner.prepare(data.sample(), data.randomness.learning)
             if self._graph is not None:
                 self.metrics = self._graph(members, inputs)

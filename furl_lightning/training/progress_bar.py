@@ -107,7 +107,7 @@ class StepsBar(ProgressBar):
             if relay is not None:
                 shown = f"relay {int(relay.active.sum())}/{len(data.agents)}, {shown}"
             self._bar.set_postfix_str(shown, refresh=False)
-        self._time_left.update(data.env_steps, monotonic(), batch.steps_to_learn > 0)
+        self._time_left.update(data.env_steps, monotonic(), batch.actions_to_learn > 0)
         seconds = self._time_left.seconds(data.env_steps_total)
         self._bar.left = "?" if seconds is None else tqdm.format_interval(seconds)
         self._bar.update(data.env_steps - self._bar.n)
