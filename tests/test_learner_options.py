@@ -130,7 +130,7 @@ def test_n_steps_cross_neither_an_episodes_end_nor_the_newest_step(end: int) -> 
             count = len(window) - 1
             assert batch["later"][agent, :, k].tolist() == [1.0] * count + [0.0] * (n - 1 - count)
             for name in ("reward", "embedding"):
-                values = batch[f"later_{name}"][agent, :count, k].view(count, -1)[:, 0]
+                values = batch[f"later_{name}"][agent, :count, k].reshape(count, 1, -1)[:, 0, 0] if count else torch.empty(0)
                 assert values.tolist() == [10.0 * s + agent for s in window[1:]]
             for name in ("observation", "action", "reward", "embedding"):
                 assert (batch[name][agent, k] == 10.0 * first + agent).all()
@@ -261,8 +261,8 @@ def test_a_residual_network_by_hand() -> None:
         for first in (1, 3):
             h = h + norm[first + 1](linear[first + 1](norm[first](linear[first](h)).relu()))
         expected = h @ net.output.weight[i] + net.output.bias[i]
-        torch.testing.assert_close(net(x)[i], expected, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(net(x[i : i + 1], torch.tensor([i]))[0], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(net(x)[i], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net(x[i : i + 1], torch.tensor([i]))[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_decay_as_adamws_do() -> None:
