@@ -1,4 +1,4 @@
-"""Options that the published learner lacks, off by default: hand-made numbers, and runs with all of them that resume."""
+"""Options that the published learner lacks, off by default: hand-made numbers, and runs with all that resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from furl_lightning.agents.categorical import Bins
-from furl_lightning.agents.networks import PopulationResidual, reset_parameters
+from furl_lightning.agents.networks import PopulationLayerNorm, PopulationLinear, PopulationResidual, reset_parameters
 from furl_lightning.agents.optim import PopulationAdam
 from furl_lightning.agents.sac import SAC, SACSettings, actor_loss, n_step_return, td_target
 from furl_lightning.agents.update_graph import UpdateGraph
@@ -130,7 +130,7 @@ def test_n_steps_cross_neither_an_episodes_end_nor_the_newest_step(end: int) -> 
             count = len(window) - 1
             assert batch["later"][agent, :, k].tolist() == [1.0] * count + [0.0] * (n - 1 - count)
             for name in ("reward", "embedding"):
-                values = batch[f"later_{name}"][agent, :count, k].reshape(count, 1, -1)[:, 0, 0] if count else torch.empty(0)
+                values = batch[f"later_{name}"][agent, :count, k].reshape(count, 3 if name == "embedding" else 1)[:, 0]
                 assert values.tolist() == [10.0 * s + agent for s in window[1:]]
             for name in ("observation", "action", "reward", "embedding"):
                 assert (batch[name][agent, k] == 10.0 * first + agent).all()
@@ -251,16 +251,20 @@ def test_a_residual_network_by_hand() -> None:
         for parameter in net.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=g)
     x = torch.randn(2, 7, 3, generator=g)
+
+    def linear(layer: PopulationLinear, i: int, h: Tensor) -> Tensor:
+        return h @ layer.weight[i] + layer.bias[i]
+
+    def normed(n: int, i: int, h: Tensor) -> Tensor:
+        layer, norm = net.layers[n], net.norms[n]
+        assert isinstance(layer, PopulationLinear) and isinstance(norm, PopulationLayerNorm)
+        return F.layer_norm(linear(layer, i, h), (5,), norm.weight[i, 0], norm.bias[i, 0])
+
     for i in range(2):
-        h = x[i]
-        linear = [lambda h, n=n: h @ net.layers[n].weight[i] + net.layers[n].bias[i] for n in range(5)]
-        norm = [
-            lambda h, n=n: F.layer_norm(h, (5,), net.norms[n].weight[i, 0], net.norms[n].bias[i, 0]) for n in range(5)
-        ]
-        h = norm[0](linear[0](h)).relu()
+        h = normed(0, i, x[i]).relu()
         for first in (1, 3):
-            h = h + norm[first + 1](linear[first + 1](norm[first](linear[first](h)).relu()))
-        expected = h @ net.output.weight[i] + net.output.bias[i]
+            h = h + normed(first + 1, i, normed(first, i, h).relu())
+        expected = linear(net.output, i, h)
         torch.testing.assert_close(net(x)[i], expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(net(x[i : i + 1], torch.tensor([i]))[0], expected, rtol=1e-4, atol=1e-5)
 

@@ -52,8 +52,9 @@ EVERYTHING: dict[str, Any] = {
         "relay": {"enabled": False, "turns": [40, 60], "threshold": 5, "counts": "successes"},
         "sac": {
             "hidden": [19, 20, 21], "lr": 0.003, "gamma": 0.9, "tau": 0.1, "init_alpha": 0.5, "target_entropy": -1.0,
-            "min_std": 0.01, "critic_layer_norm": True, "exploration_noise": 0.7, "critic_blocks": 1, "critic_width": 22,
-            "critic_weight_decay": 0.1, "critic_bins": 31, "critic_range": [-50.0, 10.0], "critic_pair": "mean",
+            "min_std": 0.01, "critic_layer_norm": True, "exploration_noise": 0.7, "critic_blocks": 1,
+            "critic_width": 22, "critic_weight_decay": 0.1, "critic_bins": 31,
+            "critic_range": [-50.0, 10.0], "critic_pair": "mean",
         },
         "updates_per_step": 2, "log_every": 30, "cuda_graph": False,
     },

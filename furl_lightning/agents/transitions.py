@@ -31,7 +31,7 @@ class Transitions:
     """Its L2 distance to the goal image's embedding, float32 [A, B]; NaN for an agent without goal image."""
     later: Tensor | None = None
     """For n-step returns: which of the n - 1 steps after this one the return has, 1, or 0 where they would be past the
-    episode's end or not taken yet; float32 [A, n - 1, B]. The next observation and the discount are then the last one's."""
+    episode's end or not taken yet; float32 [A, n - 1, B]. Next observation and discount are then the last one's."""
     later_reward: Tensor | None = None
     """The task's reward of those steps, float32 [A, n - 1, B]."""
     later_embedding: Tensor | None = None

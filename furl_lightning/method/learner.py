@@ -274,7 +274,7 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def later_reward(self, batch: Transitions) -> Tensor | None:
-        """The VLM agent's reward of an n-step return's later steps [A, n - 1, B], scored with the heads of the moment."""
+        """The VLM agent's reward of an n-step return's later steps [A, n - 1, B], by the heads of the moment."""
         if batch.later_reward is None:
             return None
         assert batch.later_embedding is not None and self.reward is not None
