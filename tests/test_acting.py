@@ -25,8 +25,8 @@ from furl_lightning.training.trained import load
 from furl_lightning.utils.errors import BadInput
 
 from .conftest import small_run
+from .test_docs import python_of
 
-ROOT = Path(__file__).resolve().parents[1]
 SHORT = {"data__env_steps": 20, "data__collection__start_steps": 10}
 SAC = {"model__vlm": "null", "model__reward__source": "task", "model__relay__enabled": "false"}
 HAS_ONNX = all(importlib.util.find_spec(name) for name in NEEDS)
@@ -220,11 +220,19 @@ def test_a_policy_that_acts_otherwise_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_readmes_ten_lines_act(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (code,) = [c for c in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) if ".load(" in c]
-    assert len(code.splitlines()) <= 10
+@pytest.mark.parametrize(
+    ("page", "text", "prints"),
+    [
+        ("README.md", ".load(", ("solved\n", "not solved\n")),
+        ("docs/python.md", "gymnasium", ("success\n", "no success\n")),
+        ("docs/python.md", "FrameStack", ("",)),
+    ],
+)
+def test_the_docs_lines_act(
+    page: str, text: str, prints: tuple[str, ...], runs: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    code = python_of(page, text)
     monkeypatch.chdir(runs.parent)
     exec(code, {})  # as a reader would
-    assert capsys.readouterr().out in ("solved\n", "not solved\n")
+    assert capsys.readouterr().out in prints and len(code.splitlines()) <= (10 if page == "README.md" else 13)
