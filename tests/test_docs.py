@@ -74,7 +74,10 @@ def test_readmes_lines_of_python_train_and_go_on(tmp_path: Path, monkeypatch: py
     """In small, without a VLM; then what is refused."""
     monkeypatch.chdir(tmp_path)
     small = {key.split(".", 1)[1]: yaml.safe_load(value) for key, value in SMALL.items() if key.startswith("data.")}
-    nested: dict[str, Any] = {"data": {}, "model": {"vlm": None, "reward": {"source": "task"}, "relay": {"enabled": False}}}
+    nested: dict[str, Any] = {
+        "data": {},
+        "model": {"vlm": None, "reward": {"source": "task"}, "relay": {"enabled": False}},
+    }
     for name, value in small.items():
         *above, last = name.split(".")
         group = nested["data"]
@@ -92,7 +95,7 @@ def test_readmes_lines_of_python_train_and_go_on(tmp_path: Path, monkeypatch: py
     assert "30,eval/success," in "".join(line for line in logged if line.startswith("30,"))
     with pytest.raises(BadInput, match="the run folder runs/first exists already"):
         furl_lightning.fit("small.yaml", name="first")
-    with pytest.raises(BadInput, match="unknown option 'data.seed'; the nearest is 'data.seeds'"):
+    with pytest.raises(BadInput, match=r"unknown option 'data\.seed'; the nearest is 'data\.seeds'"):
         furl_lightning.fit("small.yaml", name="other", data={"seed": 1})
     assert not Path("runs/other").exists()
 

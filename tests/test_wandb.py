@@ -45,7 +45,7 @@ def test_a_run_that_goes_on_has_the_id_that_it_had(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="wandb is not installed")
 def test_one_wandb_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline: stopped and resumed, it is one run, no step stands twice in it and none is missing; pictures are there."""
+    """Offline: stopped and resumed, it is one run, no step stands twice in it, none is missing; with pictures."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     settings = {**SAC, "model__log_every": 10, "data__evaluation__every": 30, "data__env__obs": "pixels"}

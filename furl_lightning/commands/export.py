@@ -41,7 +41,9 @@ def _export(argv: list[str]) -> int:
     options.add_argument("--ckpt_path", type=str, required=True, help="A checkpoint, or a run's folder for its last.")
     options.add_argument("--task", type=str | None, default=None, help="The agent's task, where there are several.")
     options.add_argument("--seed", type=int | None, default=None, help="The agent's seed, where there are several.")
-    options.add_argument("--out", type=str, required=True, help="policy.onnx, or policy.pt2; policy.json goes beside it.")
+    options.add_argument(
+        "--out", type=str, required=True, help="policy.onnx, or policy.pt2; policy.json goes beside it."
+    )
     options.add_argument("--overwrite", action="store_true", help="Replace files that are there.")
     arguments = parse(options, argv)
     out = Path(arguments.out)

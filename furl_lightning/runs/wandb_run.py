@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from furl_lightning.utils.construct import import_class
@@ -55,7 +56,7 @@ def as_one_run(logger: Any, folder: Path, resumes: bool) -> Any:
         return logger
     kept = folder / FILE
     identity = kept.read_text().strip() if resumes and kept.is_file() else secrets.token_hex(4)
-    given = dict(vars(logger).get("init_args") or {})
+    given = dict(vars(getattr(logger, "init_args", None) or Namespace()))
     for option, value in {"id": os.environ.get("WANDB_RUN_ID") or identity, "name": folder.name}.items():
         given[option] = given.get(option) or value
     if given.get("save_dir", ".") == "." and not given.get("dir"):

@@ -60,7 +60,11 @@ def _numbers(policy: Policy) -> dict[str, Any]:
         "scale": "raw, not normalised: positions in metres in the world's frame, quaternions in the order "
         "that the task gives them in; gripper_opening from 0 (closed) to 1; what a task lacks is 0; previous_ is the step "
         "before, at an episode's start the same as now",
-        "goal_entries": {"at": list(range(len(NUMBERS) - GOAL, len(NUMBERS))), "goal": policy.simulators.goal, "hold": holds},
+        "goal_entries": {
+            "at": list(range(len(NUMBERS) - GOAL, len(NUMBERS))),
+            "goal": policy.simulators.goal,
+            "hold": holds,
+        },
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -96,8 +96,9 @@ class Policy:
         Raises:
             ValueError: it is of another shape, or frames are no uint8.
         """
-        as_array = not isinstance(observation, Tensor)
-        values = torch.tensor(np.ascontiguousarray(observation)) if as_array else observation
+        given: Any = observation
+        as_tensor = isinstance(given, Tensor)
+        values: Tensor = given if as_tensor else torch.from_numpy(np.array(given, order="C"))
         one = self.observation_shape
         if values.shape not in (one, (len(values) if values.ndim else 0, *one)):
             what = "numbers" if self.pixel_size is None else "frames: the last ones, oldest first"
@@ -109,8 +110,8 @@ class Policy:
             raise ValueError(f"frames are uint8, from 0 to 255; not {values.dtype}")
         device = next(self.network.parameters()).device
         inputs = values.reshape(-1, *one).to(device, torch.float32 if self.pixel_size is None else torch.uint8)
-        action = self.network(inputs).reshape(*values.shape[: values.ndim - len(one)], ACTION_DIM).to(values.device)
-        return action.numpy() if as_array else action
+        action: Any = self.network(inputs).reshape(*values.shape[: values.ndim - len(one)], ACTION_DIM)
+        return action.to(values.device) if as_tensor else action.cpu().numpy()
 
     def __repr__(self) -> str:
         return f"the policy of {self.agent}"
