@@ -49,9 +49,10 @@ def test_one_wandb_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     settings = {**SAC, "model__log_every": 10, "data__evaluation__every": 30, "data__env__obs": "pixels"}
+    settings["data__env__pixel_size"] = 21
     flags = ["--pictures", "true", "--trainer.logger", "WandbLogger", "--trainer.logger.project", "test"]
-    run("x", *flags, **settings, data__env__pixel_size=21, data__env_steps=60)
-    run("x", *flags, "--ckpt_path", "last", data__env_steps=100)
+    run("x", *flags, **settings, data__env_steps=60)
+    run("x", *flags, "--ckpt_path", "last", **settings, data__env_steps=100)
     files = sorted((tmp_path / "x/wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
     first, second = (rows(path) for path in files)
     identity = (tmp_path / "x" / FILE).read_text().strip()
@@ -59,6 +60,7 @@ def test_one_wandb_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with (tmp_path / "x/metrics.csv").open(newline="") as file:
         logged = {int(row["env_steps"]) for row in csv.DictReader(file)}
     steps = [*first, *second]
+    print("steps", sorted(first), sorted(second), sorted(logged))
     assert max(first) == 60 < min(second) and sorted(steps) == sorted(logged) and len(set(steps)) == len(steps)
     for step, names in {**first, **second}.items():
         assert {"trainer/global_step", "perf/update_ms"} <= names or step % 10, step

@@ -1,4 +1,4 @@
-"""What whoever runs an exported policy must know: its inputs and outputs, their order, scale and rate, as plain data."""
+"""What whoever runs an exported policy must know: its inputs and outputs, their order, scale and rate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def contract(policy: Policy) -> dict[str, Any]:
             "entries": ACTIONS,
             "range": [-1.0, 1.0],
             "clipping": "none is needed: tanh is the last layer; Meta-World clips to the range itself",
-            "scale": "hand: a displacement of the arm's target, 1 is 0.01 m; gripper: 1 closes with full force, -1 opens",
+            "scale": "hand: a displacement of its target, 1 is 0.01 m; gripper: 1 closes with full force, -1 opens",
             "chosen": "deterministic: the mode of the policy before tanh",
         },
         "control_rate_hz": RATE,
@@ -58,8 +58,8 @@ def _numbers(policy: Policy) -> dict[str, Any]:
         "dtype": "float32",
         "entries": NUMBERS,
         "scale": "raw, not normalised: positions in metres in the world's frame, quaternions in the order "
-        "that the task gives them in; gripper_opening from 0 (closed) to 1; what a task lacks is 0; previous_ is the step "
-        "before, at an episode's start the same as now",
+        "that the task gives them in; gripper_opening from 0 (closed) to 1; what a task lacks is 0; previous_ is the "
+        "step before, at an episode's start the same as now",
         "goal_entries": {
             "at": list(range(len(NUMBERS) - GOAL, len(NUMBERS))),
             "goal": policy.simulators.goal,
@@ -77,7 +77,7 @@ def _frames(policy: Policy) -> dict[str, Any]:
         "entries": "the last frames, oldest first; at an episode's start the first one stands for those before it; "
         "height from the top, width, red-green-blue",
         "scale": "0 to 255, not normalised",
-        "drawn": f"{settings.render}, {settings.size} x {settings.size} pixels, then resized bilinearly with antialiasing"
+        "drawn": f"{settings.render}, {settings.size} x {settings.size} pixels, then resized, bilinear and antialiased"
         + "; mirrored" * settings.mirror
         + "; blue and red exchanged" * settings.bgr,
         "goal_entries": {"at": [], "goal": settings.goal, "hold": "nothing: the policy sees frames alone"},

@@ -67,7 +67,7 @@ class Policy:
         agent: its task and seed.
         instruction: the sentence that it was trained with.
         env_steps: environment steps that it was trained for.
-        simulators: what its simulators were like: goal mode, length of an episode, and the picture of one that sees any.
+        simulators: what its simulators were like: goal mode, length of an episode, and the picture it sees, if any.
         pixel_size: side of the frames that it sees; None: it sees numbers.
         network: the same as a module, of a batch at a time; to be moved to another device, if you like.
     """
