@@ -106,7 +106,7 @@ def test_a_policy_that_sees_frames(runs: Path) -> None:
         ("first", np.zeros(38), "observation of the policy of drawer-close/0 is [39] numbers, and several are [B, 39]"),
         ("first", np.float32(1), "not []"),
         ("first", torch.zeros(2, 2, 39), "not [2, 2, 39]"),
-        ("pixels", np.zeros(39), "[3, 21, 21, 3] frames: the last ones, oldest first, and several are [B, 3, 21, 21, 3"),
+        ("pixels", np.zeros(39), "frames: the last ones, oldest first, and several are [B, 3, 21, 21, 3]; not [39]"),
         ("pixels", np.zeros((3, 84, 84, 3), np.uint8), "not [3, 84, 84, 3]"),
         ("pixels", np.zeros((3, 21, 21, 3)), "frames are uint8, from 0 to 255; not torch.float64"),
     ],
