@@ -124,7 +124,7 @@ def test_agents_that_are_not_there(runs: Path, tmp_path: Path) -> None:
         (("drawer-clos", 0), "unknown task 'drawer-clos'; the nearest is 'drawer-close'"),
     ):
         with pytest.raises(BadInput, match=re.escape(message)):
-            policies[key]  # type: ignore[index]
+            policies[key]
     changes: list[Callable[[dict[str, Any]], object]] = [
         lambda saved: saved["state_dict"].pop("learner.vlm_agent.actor.mean.bias"),
         lambda saved: saved["settings"]["data"].update(seeds=[0, 2, 4, 6, 1]),

@@ -69,4 +69,5 @@ def keep_id(loggers: Iterable[Logger], folder: Path) -> None:
     """Have a run's folder say which W&B run it is."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and logger.version:
-            write_file(folder / FILE, lambda part, text=f"{logger.version}\n": part.write_text(text))
+            text = f"{logger.version}\n"
+            write_file(folder / FILE, lambda part: part.write_text(text))  # noqa: B023 (called at once)

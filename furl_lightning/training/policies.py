@@ -99,7 +99,7 @@ class Policy:
         given: Any = observation
         as_tensor = isinstance(given, Tensor)
         values: Tensor = given if as_tensor else torch.from_numpy(np.array(given, order="C"))
-        one = self.observation_shape
+        one: tuple[int, ...] = self.observation_shape
         if values.shape not in (one, (len(values) if values.ndim else 0, *one)):
             what = "numbers" if self.pixel_size is None else "frames: the last ones, oldest first"
             raise ValueError(
