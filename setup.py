@@ -63,6 +63,7 @@ setup(
     extras_require={
         "test": ["beartype>=0.17", "pytest>=7.0", "pytest-xdist>=3.0.2"],
         "lint": ["ruff==0.15.*", "mypy==2.4.*", "import-linter==2.*", "pytest", "types-PyYAML", "types-tqdm"],
+        "export": ["onnx>=1.19", "onnxscript>=0.5.6", "onnxruntime>=1.22"],  # furl-export to ONNX
         "notebooks": ["nbclient>=0.8", "nbformat>=5.7", "ipykernel>=6.20"],
         "ray": ["ray>=2.50,<3", "fsspec"],  # furl-sweep; object stores want their own: s3fs, gcsfs, adlfs
         "video": ["imageio-ffmpeg>=0.5"],  # 68 MB: it brings ffmpeg; without it videos are animated WebP
@@ -70,7 +71,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"furl-{command} = furl_lightning.cli:furl_{command}"
-            for command in ("fit", "eval", "probe", "report", "oracle", "sweep")
+            for command in ("fit", "eval", "probe", "report", "oracle", "export", "sweep")
         ]
     },
 )

@@ -75,6 +75,18 @@ def furl_oracle() -> None:
     run("furl-oracle", body)
 
 
+def furl_export() -> None:
+    """``furl-export``."""
+
+    def body() -> int:
+        _import_libraries("furl-export")
+        from furl_lightning.commands.export import export
+
+        return export()
+
+    run("furl-export", body)
+
+
 def furl_sweep() -> None:
     """``furl-sweep``."""
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+import furl_lightning
 from furl_lightning.commands.options import check
 from furl_lightning.method.learner import TAGS
+from furl_lightning.utils.errors import BadInput
+
+from .conftest import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,13 +54,50 @@ def test_every_result_says_where_it_comes_from() -> None:
             assert re.fullmatch(r"[0-9a-f]{40}", part["commit"]), path
 
 
+def python_of(page: str, text: str) -> str:
+    """The one block of Python of a page that has a text in it."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if text in block]
+    return str(code)
+
+
 def test_readmes_ten_lines_of_python_build_a_learner(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = python_of("README.md", "Learner(")
     assert len(code.splitlines()) <= 11
     exec(code, {})  # as a reader would
     losses = eval(capsys.readouterr().out, {"tensor": torch.tensor})
     assert {"sac/critic_loss/vlm_agent", "sac/actor_loss/sac_agent", "alignment/loss"} <= set(losses)
     assert all(loss.shape == (2,) and loss.isfinite().all() for loss in losses.values())
+
+
+def test_readmes_lines_of_python_train_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In small, without a VLM; then what is refused."""
+    monkeypatch.chdir(tmp_path)
+    small = {key.split(".", 1)[1]: yaml.safe_load(value) for key, value in SMALL.items() if key.startswith("data.")}
+    nested: dict[str, Any] = {
+        "data": {},
+        "model": {"vlm": None, "reward": {"source": "task"}, "relay": {"enabled": False}},
+    }
+    for name, value in small.items():
+        *above, last = name.split(".")
+        group = nested["data"]
+        for part in above:
+            group = group.setdefault(part, {})
+        group[last] = value
+    Path("small.yaml").write_text(yaml.safe_dump({**nested, "trainer": {"enable_progress_bar": False}}))
+    code = python_of("README.md", ".fit(").replace('"quick"', '"small.yaml"')
+    code = code.replace("20_000", "20").replace("30_000", "30")
+    assert len(code.splitlines()) <= 10
+    names: dict[str, Any] = {}
+    exec(code, names)  # as a reader would
+    assert names["run"] == Path("runs/first") and furl_lightning.load(names["run"])["drawer-close", 1].env_steps == 30
+    logged = (names["run"] / "metrics.csv").read_text().splitlines()
+    assert "30,eval/success," in "".join(line for line in logged if line.startswith("30,"))
+    with pytest.raises(BadInput, match="the run folder runs/first exists already"):
+        furl_lightning.fit("small.yaml", name="first")
+    with pytest.raises(BadInput, match=r"unknown option 'data\.seed'; the nearest is 'data\.seeds'"):
+        furl_lightning.fit("small.yaml", name="other", data={"seed": 1})
+    assert not Path("runs/other").exists()
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensordict import TensorDict
 
@@ -221,10 +223,24 @@ def test_summary_is_over_all_episodes_of_a_task(trained: Path) -> None:
     assert EPISODES == {"paper": 10, "full": 50}
 
 
+class PictureLogger(CSVLogger):
+    """A logger of the user's that takes pictures, as Lightning's WandbLogger does."""
+
+    def log_image(self, key: str, images: list[np.ndarray], step: int | None = None) -> None:
+        (image,) = images
+        folder = Path(self.root_dir) / key.replace("/", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{step}.png")
+
+
 def test_tensorboard_pages_change_nothing(run: Run, tmp_path: Path) -> None:
-    """Film strips, histograms, layout and settings are there, and training is bit-equal without the films."""
+    """Film strips, histograms, layout and settings are there, and training is bit-equal without the films.
+
+    A logger of the user's gets strips, settings and scalars too, by environment steps.
+    """
     settings = {"data__env_steps": 60, "data__evaluation__every": 50}
-    with_films = run("with", "--pictures", "true", **settings)
+    theirs = ["--trainer.logger", f"{__name__}.PictureLogger", "--trainer.logger.save_dir", str(tmp_path / "theirs")]
+    with_films = run("with", "--pictures", "true", *theirs, **settings)
     without = run("without", **settings)
     assert_same(with_films, without, ignore=("callbacks",))
     events = EventAccumulator(str(tmp_path / "with"))
@@ -240,6 +256,14 @@ def test_tensorboard_pages_change_nothing(run: Run, tmp_path: Path) -> None:
     plugins = set(events.PluginAssets("")) | set(events.summary_metadata)
     assert "_hparams_/experiment" in plugins and "_hparams_/session_start_info" in plugins
     assert [event.step for event in events.Scalars("eval/success")] == [50, 60]
+    strips = sorted((tmp_path / "theirs").rglob("film-drawer-close/*.png"))
+    assert [path.name for path in strips] == ["50.png", "60.png"]
+    assert Image.open(strips[0]).size == (8 * 196 - 4, 192 + 62)
+    (table,) = (tmp_path / "theirs").rglob("metrics.csv")
+    with table.open(newline="") as file:
+        logged = [(int(row["step"]), row["eval/success"]) for row in csv.DictReader(file)]
+    assert [step for step, success in logged if success] == [50, 60] and {step for step, _ in logged} == {50, 60}
+    assert "drawer-close" in table.with_name("hparams.yaml").read_text()
 
 
 @pytest.mark.parametrize(

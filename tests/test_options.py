@@ -22,7 +22,7 @@ from furl_lightning.commands.fit import fit, prepare
 from furl_lightning.commands.options import fit_parser
 from furl_lightning.data.collection import CollectionSettings
 from furl_lightning.method.relay import RelaySettings
-from furl_lightning.training.tensorboard_pages import TensorBoardPages
+from furl_lightning.training.film_log import FilmLog
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.stopping import Stopping
 
@@ -121,7 +121,7 @@ def test_every_option_may_stand_in_a_yaml_file(tmp_path: Path, monkeypatch: pyte
     }
     module, data, trainer = plan.module, plan.data, plan.trainer
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    assert [c.strips for c in callbacks if isinstance(c, TensorBoardPages)] == [False]
+    assert [c.strips for c in callbacks if isinstance(c, FilmLog)] == [False]
     assert sum(isinstance(c, Timer) for c in callbacks) == 1  # of max_time
     assert [c.monitor for c in callbacks if isinstance(c, EarlyStopping)] == ["x"]
     assert isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment)

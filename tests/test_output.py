@@ -54,7 +54,7 @@ print(json.dumps(statuses))
 SAC = {"model.vlm": "null", "model.reward.source": "task", "model.relay.enabled": "false"}
 SHORT = {"data.env_steps": "30", "data.evaluation.every": "10", "data.collection.start_steps": "10"}
 RUN = [part for key, value in {**SMALL, **SHORT, **SAC}.items() for part in (f"--{key}", value)]
-COMMANDS = ("furl-fit", "furl-eval", "furl-probe", "furl-report", "furl-oracle", "furl-sweep")
+COMMANDS = ("furl-fit", "furl-eval", "furl-probe", "furl-report", "furl-oracle", "furl-export", "furl-sweep")
 BROKEN = 141
 CASES: list[tuple[list[str], int]] = [
     # a run trains to its end

@@ -1,1 +1,1 @@
-"""The commands furl-fit, furl-eval, furl-probe, furl-report and furl-oracle."""
+"""The commands furl-fit, furl-eval, furl-probe, furl-report, furl-oracle and furl-export."""

@@ -33,9 +33,11 @@ from furl_lightning.envs.workers import WorkerError
 from furl_lightning.runs.folder import AUTO, FolderRefused, RunFolder
 from furl_lightning.runs.metrics_csv import MetricsCSV
 from furl_lightning.runs.tensorboard import TensorBoard, silence_writer_thread
+from furl_lightning.runs.wandb_run import keep_id
 from furl_lightning.training.checkpoint import Checkpoints, load_checkpoint, load_whole
 from furl_lightning.training.divergence import Diverged
 from furl_lightning.training.evaluation import Evaluation
+from furl_lightning.training.film_log import FilmLog
 from furl_lightning.training.identity import refuse_other_run
 from furl_lightning.training.machine_record import MachineRecord
 from furl_lightning.training.metrics_log import MetricsLog
@@ -70,10 +72,15 @@ class RunComplete(Exception):
 def fit(argv: Sequence[str] | None = None) -> int:
     """``furl-fit``: train, or resume training; returns the exit status."""
     with Stopping() as stopping:
-        return answer("furl-fit", lambda arguments: _fit(arguments, stopping), argv)
+        return answer("furl-fit", lambda arguments: run_fit(arguments, stopping), argv)
 
 
-def _fit(argv: list[str], stopping: Stopping) -> int:
+def run_fit(argv: list[str], stopping: Stopping) -> int:
+    """``furl-fit`` on its arguments; returns the exit status.
+
+    Raises:
+        BadInput: the run cannot be begun, or cannot go on, like this.
+    """
     try:
         plan = prepare(argv, stopping)
     except Stopped as stop:
@@ -88,6 +95,7 @@ def _fit(argv: list[str], stopping: Stopping) -> int:
             if not _resumes_in(folder, plan.checkpoint):
                 folder.refuse_if_taken()  # again: another process may have been faster
             folder.write_config(plan.config, resumes=plan.checkpoint is not None)
+            keep_id(plan.trainer.loggers, folder.path)
             if data.simulators.render is not None:
                 for line in what_draws(plan.trainer.strategy.root_device):
                     print(f"furl-fit: {line}", file=sys.stderr)
@@ -144,7 +152,7 @@ def prepare(argv: Sequence[str], stopping: Stopping) -> Plan:
         folder.refuse_if_taken()
     parser, config = parse_fit(_with_own_settings(arguments, folder) if resumes else arguments.argv)
     config.name, config.runs, config.ckpt_path = arguments.name, str(arguments.runs), None
-    data, trainer = make_data(config), make_trainer(config)
+    data, trainer = make_data(config), make_trainer(config, resumes)
     refuse_slow_bfloat16(config, trainer.strategy.root_device)
     module = make_module(config)
     module.agree(data)
@@ -161,8 +169,8 @@ def prepare(argv: Sequence[str], stopping: Stopping) -> Plan:
     if data.simulators.render is not None:
         open_gl(trainer.strategy.root_device)
     checkpoints = Checkpoints(folder.checkpoints, stopping)
-    pages = TensorBoardPages(config.pictures)
-    callbacks = [MachineRecord(folder.machine), MetricsLog(), Evaluation(stopping), pages, checkpoints]
+    shown = [Evaluation(stopping), FilmLog(config.pictures), TensorBoardPages()]
+    callbacks = [MachineRecord(folder.machine), MetricsLog(), *shown, checkpoints]
     if config.trainer.enable_progress_bar is not False:
         trainer.callbacks[:] = [c for c in trainer.callbacks if "ProgressBar" not in type(c).__name__]  # type: ignore[attr-defined]
         callbacks.append(StepsBar())

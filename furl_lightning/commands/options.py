@@ -22,6 +22,7 @@ from furl_lightning.commands.config_files import expand, find, load
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.method.learner import RewardSettings, refuse_contradictions
 from furl_lightning.method.relay import RelaySettings
+from furl_lightning.runs.wandb_run import as_one_run
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.training.saved_settings import WORDS
 from furl_lightning.training.single_device import single_device_trainer
@@ -223,8 +224,8 @@ def refuse_contradictory_model(config: Namespace) -> None:
     refuse_contradictions(config.model.vlm is not None, reward, construct(RelaySettings, config.model.relay))
 
 
-def make_trainer(config: Namespace) -> Trainer:
-    """Lightning's trainer of a configuration.
+def make_trainer(config: Namespace, resumes: bool = False) -> Trainer:
+    """Lightning's trainer of a configuration, whose run goes on or begins.
 
     Raises:
         BadInput: it would train on several devices, or has a plugin for a job of several processes; there is no such
@@ -232,7 +233,8 @@ def make_trainer(config: Namespace) -> Trainer:
     """
     folder = Path(str(config.runs)) / str(config.name)
     try:
-        trainer = single_device_trainer({**vars(config.trainer), **FIXED}, folder)
+        logger = as_one_run(config.trainer.logger, folder, resumes)
+        trainer = single_device_trainer({**vars(config.trainer), **FIXED, "logger": logger}, folder)
     except MisconfigurationException as error:
         raise BadInput(f"trainer: {error}") from error
     except ModuleNotFoundError as error:

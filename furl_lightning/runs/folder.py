@@ -47,7 +47,7 @@ class RunFolder:
         if path == self.checkpoints:
             return not any(path.glob("*.ckpt"))
         return (
-            path.name in (LOCK, OWNER, "goals", "replay", "hparams.yaml", "machine.yaml")
+            path.name in (LOCK, OWNER, "goals", "replay", "hparams.yaml", "machine.yaml", "wandb", "wandb_run.txt")
             or path.name.startswith("events.out.tfevents")
             or path.name.startswith("config")
         )

@@ -166,6 +166,13 @@ class Evaluation(Callback):
             self._evaluator = None
 
 
+def just_evaluated(trainer: Trainer) -> bool:
+    """Whether there has been an evaluation since the last environment step."""
+    data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(c.env_steps == data.env_steps for c in callbacks if isinstance(c, Evaluation))
+
+
 def table(agents: Sequence[Agent], results: dict[str, Tensor], env_steps: int) -> str:
     """Success of each agent and the mean, as text."""
     columns = torch.stack([results["success"], results["success_any"], results["return"]], 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from furl_lightning.agents.sac import SACSettings
@@ -72,6 +73,12 @@ def frames_identity(simulators: SimulatorSettings) -> str:
     """What frames are like; of the usual size as it was written when there was no other."""
     size = simulators.size
     return str(simulators) if size == FRAME_SIZE else f"{simulators}, {size} x {size} pixels"
+
+
+def frame_size(identity: dict[str, str]) -> int:
+    """Height and width in pixels of the frames that a run draws."""
+    size = re.search(r", (\d+) x \1 pixels$", identity.get(FRAMES, ""))
+    return int(size.group(1)) if size else FRAME_SIZE
 
 
 def refuse_other_run(checkpoint: dict[str, Any], ours: dict[str, str], goes_on: bool = True) -> None:

@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from furl_lightning.data.datamodule import FuRLDataModule, Iteration
 from furl_lightning.method.learner import Metrics
+from furl_lightning.runs.tensorboard import TensorBoard
 from furl_lightning.tasks import Agent
 from furl_lightning.training.divergence import refuse_nan_losses
 from furl_lightning.training.module import FuRLModule
@@ -24,7 +25,11 @@ class MetricsLog(Callback):
         self._env_steps, self._time = 0, perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure speed."""
+        """Give the settings to the user's own loggers; begin to measure speed."""
+        assert isinstance(pl_module, FuRLModule)
+        for logger in trainer.loggers:
+            if pl_module.settings is not None and not isinstance(logger, TensorBoard):  # TensorBoard has a page of them
+                logger.log_hyperparams(pl_module.settings)
         data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._env_steps, self._time = data.env_steps, perf_counter()
 

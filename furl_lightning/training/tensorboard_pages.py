@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside scalars: a layout, the run's settings, film strips, reward histograms."""
+"""What TensorBoard alone shows beside scalars: a layout, the run's settings, reward histograms."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from torch.utils.tensorboard.summary import hparams
 
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.runs.tensorboard import TensorBoard
-from furl_lightning.training.evaluation import Evaluation
-from furl_lightning.training.film import Studio, even_steps, strip
+from furl_lightning.training.evaluation import just_evaluated
 from furl_lightning.training.module import FuRLModule
 
-FRAMES = 8
-"""In a film strip."""
 SAMPLES = 1_000
 """Frames of each ring of the success memory that a histogram is made of, at most."""
 
@@ -49,18 +46,7 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
 
 
 class TensorBoardPages(Callback):
-    """Writes the layout and the settings at the start, pictures and histograms at each evaluation.
-
-    Films are shot in simulators of their own, one task at a time, and neither they nor the
-    histograms draw random numbers: training is the same with and without them.
-
-    Args:
-        strips: film one episode of each task at every evaluation.
-    """
-
-    def __init__(self, strips: bool = True) -> None:
-        self.strips = strips
-        self._shown = -1
+    """Writes the layout and the settings at the start, histograms at each evaluation; draws no random numbers."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what does not change."""
@@ -74,38 +60,11 @@ class TensorBoardPages(Callback):
                     logger.experiment._get_file_writer().add_summary(summary)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Where there has just been an evaluation: show it."""
+        """Where there has just been an evaluation: show what rewards are like."""
         assert isinstance(pl_module, FuRLModule)
-        evaluated = max((c.env_steps for c in trainer.callbacks if isinstance(c, Evaluation)), default=-1)  # type: ignore[attr-defined]
-        data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
         loggers = _loggers(trainer)
-        if not loggers or evaluated != data.env_steps or evaluated == self._shown:
-            return
-        self._shown = evaluated
-        if self.strips and data.simulators.render is not None:
-            self._film(loggers, pl_module, data)
-        if pl_module.built.heads is not None:
-            self._histograms(loggers, pl_module, data)
-
-    def _film(self, loggers: list[TensorBoard], module: FuRLModule, data: FuRLDataModule) -> None:
-        firsts: dict[str, int] = {}
-        for row, agent in enumerate(data.agents):
-            firsts.setdefault(agent.task, row)
-        for task, row in firsts.items():
-            studio = Studio(module, data, [row])  # 130 MB each: one at a time
-            try:
-                film = studio.film(row, even_steps(FRAMES, data.episode_steps))
-            finally:
-                studio.close()
-            pictures = {
-                "film": strip(film),
-                "first_frame": film.episode.frames[0],
-                "last_frame": film.episode.frames[-1],
-            }
-            for logger in loggers:
-                with logger.losing():
-                    for name, picture in pictures.items():
-                        logger.experiment.add_image(f"{name}/{task}", picture, data.env_steps, dataformats="HWC")
+        if loggers and pl_module.built.heads is not None and just_evaluated(trainer):
+            self._histograms(loggers, pl_module, pl_module.data)
 
     def _histograms(self, loggers: list[TensorBoard], module: FuRLModule, data: FuRLDataModule) -> None:
         """The VLM reward of the success memory's frames, the agents of a task together."""

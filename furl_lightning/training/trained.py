@@ -69,6 +69,48 @@ def load(path: Path, vlm: VLM | None = None) -> Trained:
     Raises:
         BadInput: no such file, no checkpoint of furl-fit, one of another version, or another VLM.
     """
+    path, saved = read(path)
+    weights: dict[str, Tensor] = saved["state_dict"]
+    shapes = {name: values.shape for name, values in weights.items()}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(FuRLModule, "model")
+    parser.add_class_arguments(FuRLDataModule, "data")
+    replaced = () if vlm is None else ("model.vlm",)
+    try:
+        settings = safe_settings(settings_of(path, saved), parser, path, replaced, "--vlm")
+        if vlm is not None:
+            settings.setdefault("model", {})["vlm"] = vlm
+        config = parser.parse_object(settings)
+    except (ArgumentError, NoSettings) as error:
+        raise other_version(path, saved, str(error)) from error
+    data: FuRLDataModule = construct(FuRLDataModule, config.data)
+    module: FuRLModule = construct(FuRLModule, config.model)
+    module.agree(data)
+    module.build(data)
+    ours = {name: values.shape for name, values in module.state_dict().items()}
+    different = sorted(ours.items() ^ shapes.items(), key=str)
+    if different:
+        raise other_version(path, saved, f"{different[0][0]} differs")
+    try:
+        refuse_other_run(saved, module.identity(data), goes_on=False)
+    except OtherRun as error:
+        raise BadInput(f"{path}: {error}") from error
+    module.load_state_dict(weights)
+    if module.built.relay is not None:
+        module.built.relay.load_state_dict(saved["relay"])
+    module.settings = settings
+    return Trained(module.eval(), data, int(saved["FuRLDataModule"]["env_steps"]), path)
+
+
+def read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint's file and its contents, on the CPU; nothing that is written in it is run.
+
+    Args:
+        path: the file, or the folder of a run, whose ``last.ckpt`` is taken.
+
+    Raises:
+        BadInput: no such file, or no checkpoint of furl-fit.
+    """
     if path.is_dir():
         folder, path = path, path / "checkpoints" / "last.ckpt"
         if not path.is_file():
@@ -78,43 +120,24 @@ def load(path: Path, vlm: VLM | None = None) -> Trained:
         raise BadInput(f"no checkpoint at {path}" + (f"; there are: {', '.join(there)}" if there else ""))
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        weights: dict[str, Tensor] = saved["state_dict"]
-        shapes = {name: values.shape for name, values in weights.items()}
-        env_steps = int(saved["FuRLDataModule"]["env_steps"])
+        [values.shape for values in saved["state_dict"].values()]
+        int(saved["FuRLDataModule"]["env_steps"])
     except Exception:
         raise BadInput(f"{path} is damaged or no checkpoint of furl-fit") from None
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(FuRLModule, "model")
-    parser.add_class_arguments(FuRLDataModule, "data")
-    replaced = () if vlm is None else ("model.vlm",)
-    try:
-        settings = safe_settings(saved.get("settings") or _written_beside(path), parser, path, replaced, "--vlm")
-        if vlm is not None:
-            settings.setdefault("model", {})["vlm"] = vlm
-        config = parser.parse_object(settings)
-    except (ArgumentError, NoSettings) as error:
-        raise _other_version(path, saved, str(error)) from error
-    data: FuRLDataModule = construct(FuRLDataModule, config.data)
-    module: FuRLModule = construct(FuRLModule, config.model)
-    module.agree(data)
-    module.build(data)
-    ours = {name: values.shape for name, values in module.state_dict().items()}
-    different = sorted(ours.items() ^ shapes.items(), key=str)
-    if different:
-        raise _other_version(path, saved, f"{different[0][0]} differs")
-    try:
-        refuse_other_run(saved, module.identity(data), goes_on=False)
-    except OtherRun as error:
-        raise BadInput(f"{path}: {error}") from error
-    module.load_state_dict(weights)
-    if module.built.relay is not None:
-        module.built.relay.load_state_dict(saved["relay"])
-    module.settings = settings
-    return Trained(module.eval(), data, env_steps, path)
+    return path, saved
 
 
-def _written_beside(path: Path) -> dict[str, Any]:
-    """The settings in the run folder's config.yaml, for a checkpoint without any."""
+def settings_of(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint's run, by ``model`` and ``data``; of one without any those in its run's config.yaml.
+
+    They may be a stranger's: see :func:`~furl_lightning.training.saved_settings.safe_settings`.
+
+    Raises:
+        BadInput: there are none.
+    """
+    if saved.get("settings"):
+        settings: dict[str, Any] = saved["settings"]
+        return settings
     config = path.parent.parent / "config.yaml"
     try:
         written = yaml.safe_load(config.read_text())
@@ -125,7 +148,8 @@ def _written_beside(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _other_version(path: Path, saved: dict[str, Any], difference: str) -> BadInput:
+def other_version(path: Path, saved: dict[str, Any], difference: str) -> BadInput:
+    """What to raise of a checkpoint that this version cannot make anything of."""
     difference = " ".join(difference.split())
     theirs = saved.get("version", "an older version")
     if theirs == __version__:

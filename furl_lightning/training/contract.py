@@ -1,0 +1,84 @@
+"""What whoever runs an exported policy must know: its inputs and outputs, their order, scale and rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from furl_lightning import __version__
+from furl_lightning.envs.simulator import ACTION_DIM
+from furl_lightning.training.policies import GOAL, Policy
+
+RATE = 80
+"""Actions a second of Meta-World: five steps of 2.5 milliseconds each."""
+
+_BODY = ["x", "y", "z", *(f"quaternion_{i}" for i in range(4))]
+_BODIES = [f"{body}_{entry}" for body in ("object", "second_object") for entry in _BODY]
+_STATE = ["hand_x", "hand_y", "hand_z", "gripper_opening", *_BODIES]
+NUMBERS = [*_STATE, *(f"previous_{name}" for name in _STATE), "goal_x", "goal_y", "goal_z"]
+"""The 39 numbers of an observation, in order."""
+ACTIONS = ["hand_dx", "hand_dy", "hand_dz", "gripper_force"]
+
+
+def contract(policy: Policy) -> dict[str, Any]:
+    """All of it, for a JSON file beside the policy."""
+    return {
+        "policy": {
+            "task": policy.agent.task,
+            "seed": policy.agent.seed,
+            "instruction": policy.instruction,
+            "env_steps": policy.env_steps,
+            "furl_lightning": __version__,
+        },
+        "observation": _numbers(policy) if policy.pixel_size is None else _frames(policy),
+        "action": {
+            "name": "action",
+            "shape": ["batch", ACTION_DIM],
+            "dtype": "float32",
+            "entries": ACTIONS,
+            "range": [-1.0, 1.0],
+            "clipping": "none is needed: tanh is the last layer; Meta-World clips to the range itself",
+            "scale": "hand: a displacement of its target, 1 is 0.01 m; gripper: 1 closes with full force, -1 opens",
+            "chosen": "deterministic: the mode of the policy before tanh",
+        },
+        "control_rate_hz": RATE,
+        "episode_steps": policy.simulators.episode_steps,
+    }
+
+
+def _numbers(policy: Policy) -> dict[str, Any]:
+    hidden = policy.simulators.goal == "fixed"
+    holds = (
+        "nothing: the goal was fixed and hidden in training, and the policy takes zeros for whatever stands there"
+        if hidden
+        else "the goal's position in metres, which the policy needs: Meta-World's environments that hide it give zeros"
+    )
+    return {
+        "name": "observation",
+        "shape": ["batch", len(NUMBERS)],
+        "dtype": "float32",
+        "entries": NUMBERS,
+        "scale": "raw, not normalised: positions in metres in the world's frame, quaternions in the order "
+        "that the task gives them in; gripper_opening from 0 (closed) to 1; what a task lacks is 0; previous_ is the "
+        "step before, at an episode's start the same as now",
+        "goal_entries": {
+            "at": list(range(len(NUMBERS) - GOAL, len(NUMBERS))),
+            "goal": policy.simulators.goal,
+            "hold": holds,
+        },
+    }
+
+
+def _frames(policy: Policy) -> dict[str, Any]:
+    settings = policy.simulators
+    return {
+        "name": "frames",
+        "shape": ["batch", *policy.observation_shape],
+        "dtype": "uint8",
+        "entries": "the last frames, oldest first; at an episode's start the first one stands for those before it; "
+        "height from the top, width, red-green-blue",
+        "scale": "0 to 255, not normalised",
+        "drawn": f"{settings.render}, {settings.size} x {settings.size} pixels, then resized, bilinear and antialiased"
+        + "; mirrored" * settings.mirror
+        + "; blue and red exchanged" * settings.bgr,
+        "goal_entries": {"at": [], "goal": settings.goal, "hold": "nothing: the policy sees frames alone"},
+    }
