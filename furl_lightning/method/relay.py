@@ -68,8 +68,8 @@ class Relay:
         return self.active & ((step // self.turn + self.episode) % 2 == 1)
 
     def retire(self, successes: Tensor) -> None:
-        """At an episode's end: agents of whom enough successes [A] are counted leave the relay for good."""
-        self.active &= successes < self.settings.threshold
+        """At an episode's end: agents of whom enough successes [A], on any device, are counted leave it for good."""
+        self.active &= successes.to(self.active.device) < self.settings.threshold
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Everything that a checkpoint needs."""
