@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export runs=${RUNS:-runs/screen} at_most=${AT_MOST:-1000h} python=${PYTHON:-python}
 repeated="--data.env.action_repeat 2"
-bins="--config conf/beyond_paper/critic_categorical.yaml --model.sac.critic_range"
-residual="--config conf/beyond_paper/critic_residual.yaml"
+bins="--config conf/beyond_paper/critic_categorical.yaml --config conf/beyond_paper/critic_pair_mean.yaml --model.sac.critic_range"
+residual="--config conf/beyond_paper/critic_residual.yaml --config conf/beyond_paper/critic_weight_decay_0.01.yaml"
 n_step="--config conf/beyond_paper/n_step_3.yaml"
 pink="--config conf/beyond_paper/pink_noise.yaml"
 variants="base

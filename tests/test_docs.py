@@ -48,7 +48,8 @@ def test_every_result_says_where_it_comes_from() -> None:
     for path in sources:
         data = yaml.safe_load((path.parent / "config.yaml").read_text())["data"]
         made = yaml.safe_load(path.read_text())
-        assert made[-1]["steps"] == data["env_steps"], path
+        stopped = path.parent.parent.name == "screen_dense"  # by the time that they were given
+        assert made[-1]["steps"] == data["env_steps"] or (stopped and made[-1]["steps"] < data["env_steps"]), path
         for part in made:
             assert part["command"].startswith("furl-fit ") and part["machine"], path
             assert re.fullmatch(r"[0-9a-f]{40}", part["commit"]), path

@@ -16,7 +16,7 @@ Capture = Callable[[Callable[[], Tensors]], tuple[Callable[[], Any], Tensors]]
 def capture_cuda(function: Callable[[], Tensors]) -> tuple[Callable[[], Any], Tensors]:
     """Record what a function launches, without doing it; returns what does it, and where its results will be."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the collector's thread goes on meanwhile
         results = function()
     return graph.replay, results
 

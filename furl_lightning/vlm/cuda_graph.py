@@ -47,6 +47,7 @@ class GraphPerShape:
     def _capture(self, values: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         graph_input = values.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(values.device), torch.cuda.graph(graph):
+        apart = "thread_local"  # a collector's thread may capture while the learner goes on
+        with torch.cuda.device(values.device), torch.cuda.graph(graph, capture_error_mode=apart):
             graph_output = self.function(graph_input)
         return graph, graph_input, graph_output
