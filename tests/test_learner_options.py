@@ -14,7 +14,7 @@ from torch import Tensor
 from furl_lightning.agents.categorical import Bins
 from furl_lightning.agents.networks import PopulationLayerNorm, PopulationLinear, PopulationResidual, reset_parameters
 from furl_lightning.agents.optim import PopulationAdam
-from furl_lightning.agents.sac import SAC, SACSettings, actor_loss, n_step_return, td_target
+from furl_lightning.agents.sac import SAC, CriticPair, SACSettings, actor_loss, n_step_return, td_target
 from furl_lightning.agents.update_graph import UpdateGraph
 from furl_lightning.commands.fit import fit
 from furl_lightning.data.experience import Experience
@@ -233,7 +233,8 @@ def test_a_categorical_critics_value_is_its_mean_and_its_loss_the_cross_entropy(
 
 def test_the_mean_of_both_critics() -> None:
     q, none = torch.tensor([[[1.0, 5.0], [3.0, 1.0]]]), torch.zeros(1, 2)
-    for pair, both in (("minimum", [1.0, 1.0]), ("mean", [2.0, 3.0])):
+    pairs: dict[CriticPair, list[float]] = {"minimum": [1.0, 1.0], "mean": [2.0, 3.0]}
+    for pair, both in pairs.items():
         target = td_target(none, none + 1, 0.5, q, torch.zeros(1), none, pair)
         assert target.tolist() == [[both[0] / 2, both[1] / 2]]
         assert actor_loss(torch.zeros(1), none, q, pair).tolist() == [-(both[0] + both[1]) / 2]
@@ -253,7 +254,7 @@ def test_a_residual_network_by_hand() -> None:
     x = torch.randn(2, 7, 3, generator=g)
 
     def linear(layer: PopulationLinear, i: int, h: Tensor) -> Tensor:
-        return h @ layer.weight[i] + layer.bias[i]
+        return torch.addmm(layer.bias[i], h, layer.weight[i])
 
     def normed(n: int, i: int, h: Tensor) -> Tensor:
         layer, norm = net.layers[n], net.norms[n]
