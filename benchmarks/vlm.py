@@ -113,7 +113,7 @@ def text_tower(width: int, layers: int, outputs: int) -> dict[str, Tensor]:
 
 Family = Callable[[Path, Precision], VLM]
 FAMILIES: dict[str, tuple[str, Family]] = {
-    "embedded": ("Embedded, 120 px", embedded),
+    "embedded": ("Embedded, 112 px", embedded),
     "clip": ("CLIP ViT-B/32, 224 px", clip),
     "siglip": ("SigLIP ViT-B/16, 224 px", siglip),
     "resnet": ("LIV (ResNet-50), 224 px", resnet),

@@ -39,6 +39,11 @@ class SimulatorSettings:
     action_repeat: int = field(default=1, repr=False)
     """Steps that :meth:`Simulator.step` takes with one action; divides an episode."""
 
+    @property
+    def episode_actions(self) -> int:
+        """Actions of an episode."""
+        return self.episode_steps // self.action_repeat
+
 
 class Step(NamedTuple):
     """What one action gives, an environment step or several of them."""

@@ -9,7 +9,7 @@ from furl_lightning.envs.simulator import ACTION_DIM
 from furl_lightning.training.policies import GOAL, Policy
 
 RATE = 80
-"""Actions a second of Meta-World: five steps of 2.5 milliseconds each."""
+"""Environment steps a second of Meta-World: five of the simulator's, of 2.5 milliseconds each."""
 
 _BODY = ["x", "y", "z", *(f"quaternion_{i}" for i in range(4))]
 _BODIES = [f"{body}_{entry}" for body in ("object", "second_object") for entry in _BODY]
@@ -40,7 +40,7 @@ def contract(policy: Policy) -> dict[str, Any]:
             "scale": "hand: a displacement of its target, 1 is 0.01 m; gripper: 1 closes with full force, -1 opens",
             "chosen": "deterministic: the mode of the policy before tanh",
         },
-        "control_rate_hz": RATE,
+        "control_rate_hz": RATE / policy.simulators.action_repeat,
         "episode_steps": policy.simulators.episode_steps,
     }
 

@@ -48,7 +48,7 @@ class Evaluator:
         placed = [Agent(agent.task, agent.seed + self.offset) for agent in agents]
         if pixel_size is None:
             settings = replace(settings, render=None)
-        self.episode_actions = settings.episode_steps // settings.action_repeat
+        self.episode_actions = settings.episode_actions
         self.env = MetaWorldEnv(placed, settings, num_workers, reward, pixel_size, worker_timeout)
         self._start = self.env.fleet.random_states()
 
