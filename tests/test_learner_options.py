@@ -250,7 +250,7 @@ def test_a_residual_network_by_hand() -> None:
     g = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in net.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=g)
+            parameter.add_(torch.randn(parameter.shape, generator=g), alpha=0.1)
     x = torch.randn(2, 7, 3, generator=g)
 
     def linear(layer: PopulationLinear, i: int, h: Tensor) -> Tensor:
