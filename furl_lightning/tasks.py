@@ -7,7 +7,7 @@ the paper gives none for the other forty, so those are ours, written in the same
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from furl_lightning.utils.errors import BadInput
@@ -80,7 +80,7 @@ TASK_SETS: dict[str, tuple[str, ...]] = {
 
 
 class UnknownTask(BadInput):
-    """A task or set of tasks that Meta-World does not have."""
+    """A task or set of tasks that the simulator does not have."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,34 @@ def task_names(tasks: str | Sequence[str]) -> list[str]:
         elif name in INSTRUCTIONS:
             names.append(name)
         else:
-            known = [*TASK_SETS, *INSTRUCTIONS]
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise UnknownTask(f"unknown task '{text}'; the nearest is '{near}'")
+            raise _unknown(text, [*TASK_SETS, *INSTRUCTIONS])
+    return _each_once(names, "'drawer-close' or 'mt10'")
+
+
+def names_among(names: Sequence[str], known: Collection[str]) -> list[str]:
+    """Names of tasks of another simulator than Meta-World, checked.
+
+    Args:
+        names: as given.
+        known: those that there are; where there is none any will do.
+
+    Raises:
+        UnknownTask: a name that is none of them; a task given twice; no task at all.
+    """
+    for name in names:
+        if known and name not in known:
+            raise _unknown(name, list(known))
+    return _each_once(list(names), f"'{next(iter(known), 'reach')}'")
+
+
+def _unknown(name: str, known: list[str]) -> UnknownTask:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    return UnknownTask(f"unknown task '{name}'; the nearest is '{near}'")
+
+
+def _each_once(names: list[str], example: str) -> list[str]:
     if not names:
-        raise UnknownTask("no task given; name at least one, e.g. 'drawer-close' or 'mt10'")
+        raise UnknownTask(f"no task given; name at least one, e.g. {example}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UnknownTask(f"task given twice: {', '.join(twice)}")

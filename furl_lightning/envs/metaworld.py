@@ -1,154 +1,148 @@
-"""Meta-World's population as one TorchRL environment of batch size [A]."""
+"""Meta-World: one task's simulator, with placement from a seed, sparse success, frames, and its scripted expert."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from tensordict import TensorDict, TensorDictBase
-from torchrl.data import Bounded, Categorical, Composite, Unbounded
-from torchrl.envs import EnvBase
+import mujoco
+import numpy as np
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.policies import ENV_POLICY_MAP
 
-from furl_lightning.envs.fleet import Fleet
-from furl_lightning.envs.settings import RewardKind
-from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, SimulatorSettings
-from furl_lightning.envs.workers import TIMEOUT
-from furl_lightning.tasks import Agent
+from furl_lightning.envs.goal_markers import mark_goal
+from furl_lightning.envs.rendering import Renderer
+from furl_lightning.envs.simulator import Simulator, SimulatorSettings, Step
 
-
-def shrink(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize frames [N, H, W, 3] to [N, size, size, 3], bilinear and antialiased, uint8 throughout."""
-    resized = F.interpolate(pixels.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True)
-    return resized.permute(0, 2, 3, 1).contiguous()
+SAME_OBJECT = ("reach-wall", "reach")
+"""Tasks whose object is the goal itself: the puck on the table is only in the way."""
 
 
-class MetaWorldEnv(EnvBase):
-    """A agents' Meta-World v3 environments in lockstep; all reset together, at an episode's end.
-
-    Reads ``action`` [A, 4]. Writes ``observation`` [A, 39], ``success`` [A, 1], ``episode_step``
-    [A, 1] (the simulators' steps in this episode), with rendering ``pixels`` uint8 [A, size, size, 3], with
-    ``pixel_size`` also the same picture smaller, ``frame`` uint8 [A, pixel_size, pixel_size, 3], the
-    usual done entries (``terminated`` is never true), and ``reward`` [A, 1]: success - 1 if sparse,
-    Meta-World's own in [0, 10] if dense, summed where an action is repeated.
+class MetaWorld(Simulator):
+    """A Meta-World v3 environment whose whole random state is one generator.
 
     Args:
-        agents: the population.
-        settings: goal mode and rendering.
-        num_workers: processes to host the simulators; 0 hosts them in this one.
-        reward: which reward to give.
-        pixel_size: side of the picture for policies that see pixels; None for those that do not.
-        worker_timeout: seconds that a worker may take to answer.
+        task: a name from the catalogue.
+        seed: seeds the generator that placements are drawn from.
+        settings: goal mode, picture, length of an episode.
+        show_goal: put the goal into the observation even where the goal is fixed, as the scripted
+            experts need it.
     """
 
     def __init__(
-        self,
-        agents: Sequence[Agent],
-        settings: SimulatorSettings,
-        num_workers: int = 0,
-        reward: RewardKind = "sparse",
-        pixel_size: int | None = None,
-        worker_timeout: int = TIMEOUT,
+        self, task: str, seed: int, settings: SimulatorSettings = SimulatorSettings(), show_goal: bool = False
     ) -> None:
-        num = len(agents)
-        super().__init__(device=torch.device("cpu"), batch_size=torch.Size([num]))
-        self.fleet = Fleet(agents, settings, num_workers, worker_timeout)
-        self.reward_kind = reward
-        self.frames, self.pixel_size = settings.render is not None, pixel_size
-        self._seconds = {"step": 0.0, "render": 0.0}
-        self._step_count, self._action_repeat = 0, settings.action_repeat
-        self._states_at_reset: list[dict[str, Any]] = []
-        self._pending: tuple[dict[str, Any], torch.Tensor] | None = None
-        observation = {
-            "observation": Unbounded((num, OBS_DIM)),
-            "success": Categorical(2, shape=(num, 1), dtype=torch.bool),
-            "episode_step": Unbounded((num, 1), dtype=torch.int64),
+        super().__init__(task, seed, settings)
+        # The constructors draw a first placement from NumPy's global generator; leave it alone.
+        global_state = np.random.get_state()
+        np.random.seed(seed)
+        env: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
+        np.random.set_state(global_state)
+        env._partially_observable = settings.goal == "fixed" and not show_goal
+        env.__dict__.pop("sawyer_observation_space", None)
+        env._set_task_called = True
+        env.seeded_rand_vec = True
+        env._freeze_rand_vec = False
+        env.seed(seed)
+        self.env = env
+        self._info: dict[str, float] = {}
+        self._expert: Expert | None = None
+        # Bounds are cached by the observation's clipping with the goal's entries of the day.
+        low, high = env.sawyer_observation_space.low, env.sawyer_observation_space.high
+        if not env._partially_observable:
+            low[-3:], high[-3:] = -np.inf, np.inf
+        if settings.goal == "fixed":
+            env.reset()  # draws the placement that stays
+            env._freeze_rand_vec = True
+        env.max_path_length = settings.episode_steps
+        self.renderer: Renderer | None = None
+        if settings.render is not None:
+            self.renderer = Renderer(env.model, settings.render, settings.size, settings.mirror, settings.bgr)
+            self._forward = mujoco.MjData(env.model)
+
+    def reset(self) -> np.ndarray:
+        """Begin an episode; returns the observation, float32 [39]."""
+        observation, _ = self.env.reset()
+        self._info = {}
+        if self.renderer is not None:
+            mark_goal(self.task, self.env, self.drawn_state())
+        return observation.astype(np.float32)
+
+    def one_step(self, action: np.ndarray) -> Step:
+        """Take one environment step; the observation, float64 [39], is Meta-World's own."""
+        observation, reward, _, truncated, info = self.env.step(action)
+        self._info = info
+        return Step(observation, float(reward), bool(info["success"]), bool(truncated))
+
+    def expert(self, observation: np.ndarray) -> np.ndarray:
+        """The scripted action for an observation [39] that shows the goal."""
+        if self._expert is None:
+            self._expert = Expert(self.task)
+        return self._expert.action(observation)
+
+    def state(self, observation: np.ndarray) -> dict[str, Any]:
+        """Where things are: positions in metres, ``hand``, ``object``, ``goal`` [3]; ``opening`` of the gripper from 0
+        (closed) to 1; ``to_target``, what is left of the object's way, metres, as the task measures it."""
+        goal = np.asarray(self.env._target_pos)
+        thing = goal if self.task in SAME_OBJECT else observation[4:7]
+        return {
+            "hand": np.float32(observation[:3]),
+            "opening": np.float32(observation[3]),
+            "object": np.float32(thing),
+            "goal": np.float32(goal),
+            "to_target": np.float32(distance_to_target(self.task, self._info, thing, goal)),
         }
-        if self.frames:
-            observation["pixels"] = Unbounded((num, settings.size, settings.size, 3), dtype=torch.uint8)
-        if pixel_size is not None:
-            observation["frame"] = Unbounded((num, pixel_size, pixel_size, 3), dtype=torch.uint8)
-        self.observation_spec = Composite(observation, shape=(num,))
-        self.action_spec = Bounded(-1.0, 1.0, (num, ACTION_DIM))
-        self.reward_spec = Unbounded((num, 1))
-        flag = Categorical(2, shape=(num, 1), dtype=torch.bool)
-        self.done_spec = Composite(done=flag.clone(), terminated=flag.clone(), truncated=flag.clone(), shape=(num,))
 
-    def _observe(self) -> dict[str, torch.Tensor]:
-        arrays, num = self.fleet.arrays, self.batch_size[0]
-        out = {
-            "observation": torch.from_numpy(arrays.observation.copy()),
-            "episode_step": torch.full((num, 1), self._step_count),
-        }
-        if self.frames:
-            out["pixels"] = torch.from_numpy(arrays.pixels.copy())
-        if self.pixel_size is not None:
-            out["frame"] = shrink(out["pixels"], self.pixel_size)
-        return out
+    def frame(self, out: np.ndarray | None = None) -> np.ndarray:
+        """The present frame, uint8 [size, size, 3]."""
+        assert self.renderer is not None, "made without a renderer"
+        return self.renderer.render(self.drawn_state(), out)
 
-    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
-        actions = torch.empty(0, *self.action_spec.shape)
-        if self._pending is not None:
-            snapshot, actions = self._pending
-            self._pending = None
-            if snapshot["random_states"]:  # there are none before the first reset: they are the seeds' still
-                self.fleet.set_random_states(snapshot["random_states"])
-        self._states_at_reset = self.fleet.random_states()
-        self.fleet.reset()
-        self._step_count = len(actions) * self._action_repeat
-        if len(actions):
-            self.fleet.replay(actions.numpy())
-        no = torch.zeros(*self.batch_size, 1, dtype=torch.bool)
-        return TensorDict({**self._observe(), "success": no}, self.batch_size)
+    def drawn_state(self) -> mujoco.MjData:
+        """The state that :meth:`frame` draws.
 
-    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        arrays = self.fleet.arrays
-        arrays.action[:] = tensordict["action"].numpy()
-        self.fleet.step()
-        self._step_count += self._action_repeat
-        step, render = arrays.seconds.sum(0)
-        self._seconds["step"] += float(step)
-        self._seconds["render"] += float(render)
-        success = torch.from_numpy(arrays.success.copy())[:, None]
-        truncated = torch.from_numpy(arrays.truncated.copy())[:, None]
-        if self.reward_kind == "sparse":
-            reward = success.float() - 1.0
-        else:
-            reward = torch.from_numpy(arrays.reward.copy())[:, None]
-        return TensorDict(
-            {
-                **self._observe(),
-                "success": success,
-                "reward": reward,
-                "done": truncated,
-                "terminated": torch.zeros_like(truncated),
-                "truncated": truncated.clone(),
-            },
-            self.batch_size,
-        )
-
-    def _set_seed(self, seed: int | None) -> None:
-        """Nothing: agents carry their own seeds."""
-
-    def take_seconds(self) -> dict[str, float]:
-        """Time spent stepping and rendering since the last call, summed over the simulators."""
-        seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
-        return seconds
-
-    def snapshot(self) -> dict[str, Any]:
-        """The random states from before this episode's reset.
-
-        With the actions since (the replay buffer holds them) they restore the environment exactly,
-        for the simulator is deterministic.
+        After a reset that is not Meta-World's own, which has some bodies and sites where they were before.
         """
-        return {"random_states": self._states_at_reset}
+        model, data = self.env.model, self.env.data
+        if self.env.curr_path_length > 0:
+            return data
+        state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_setState(model, self._forward, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(model, self._forward)
+        return self._forward
 
-    def restore(self, snapshot: dict[str, Any], actions: torch.Tensor) -> None:
-        """Make the next reset begin the snapshot's episode again and take its actions [T, A, 4]."""
-        self._pending = snapshot, actions
+    def random_state(self) -> dict[str, Any]:
+        """The generator's state as plain Python numbers; with a reset it restores the simulator."""
+        state: dict[str, Any] = self.env.np_random.bit_generator.state
+        return state
 
-    def close(self, *, raise_if_closed: bool = True) -> None:
-        """End the workers and free the renderers."""
-        self.fleet.close()
-        super().close(raise_if_closed=raise_if_closed)
+    def set_random_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`random_state` gave; takes effect at the next reset."""
+        self.env.np_random.bit_generator.state = state
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self.renderer is not None:
+            self.renderer.close()
+            self.renderer = None
+
+
+class Expert:
+    """Meta-World's scripted policy of a task; the simulator must show it the goal."""
+
+    def __init__(self, task: str) -> None:
+        policy: Any = ENV_POLICY_MAP[f"{task}-v3"]
+        self._policy = policy()
+
+    def action(self, observation: np.ndarray) -> np.ndarray:
+        """The scripted action for an observation [39], float32 [4], clipped to [-1, 1]."""
+        action = self._policy.get_action(observation.astype(np.float64))
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+
+def distance_to_target(task: str, info: dict[str, float], thing: np.ndarray, goal: np.ndarray) -> float:
+    """What is left of the object's way, metres: the task's own measure of the last step, where it has one."""
+    measured = info.get("obj_to_target", 0.0)
+    if measured == 0.0 or task == "lever-pull":  # four do not measure it, this one measures otherwise
+        return float(np.linalg.norm(thing - goal))
+    return measured
