@@ -20,6 +20,9 @@ IDS = {
     "pick-and-place": "FetchPickAndPlace-v4",
 }
 
+STEP = 0.05
+"""Metres that a whole action moves the gripper."""
+
 
 class Fetch(Gymnasium):
     """One of the Fetch robot's tasks, with the goal in the observation, and the distance to it as dense reward.
@@ -54,14 +57,53 @@ class Fetch(Gymnasium):
         self.expert = EXPERTS.get(task)
 
 
+# -- the experts, each of the observation alone: gripper, object, what is between them, fingers, ..., goal
+
+
 def reach(observation: np.ndarray) -> np.ndarray:
-    """The expert of reach: straight to the goal; float32 [4] for an observation [16]."""
-    return _action(observation[-3:] - observation[:3], 0.0)
+    """To the goal; float32 [4] for an observation [16]."""
+    return _action(observation[-3:] - observation[:3])
 
 
-def _action(way: np.ndarray, fingers: float) -> np.ndarray:
+def push(observation: np.ndarray) -> np.ndarray:
+    """Over the block to its side that is away from the goal, down, and on; float32 [4] for an observation [31]."""
+    gripper, block, goal = observation[:3], observation[3:6], observation[-3:]
+    left = float(np.linalg.norm(goal[:2] - block[:2]))
+    if left < 0.015:
+        return _action(np.zeros(3))
+    ahead = (goal[:2] - block[:2]) / left
+    from_block = gripper[:2] - block[:2]
+    along = float(from_block @ ahead)
+    aside = from_block - along * ahead
+    down = block[2] - gripper[2]
+    start = block[:2] - 0.09 * ahead - gripper[:2]
+    if along < -0.03 and np.linalg.norm(aside) < 0.02:
+        if gripper[2] > block[2] + 0.02:
+            return _action(np.append(start, down))
+        return _action(np.append(min(left, 0.04) * ahead - aside, down))
+    clear = block[2] + 0.08 - gripper[2]
+    if clear > 0.03:
+        return _action(np.array([0, 0, clear]))
+    return _action(np.append(start, clear))
+
+
+def pick_and_place(observation: np.ndarray) -> np.ndarray:
+    """Over the block, down, close, and to the goal; float32 [4] for an observation [31]."""
+    gripper, to_block, goal = observation[:3], observation[6:9], observation[-3:]
+    fingers = observation[9:11].sum()
+    if np.linalg.norm(to_block[:2]) > 0.02:
+        above = to_block + [0, 0, 0.06]
+        return _action(above, 1)
+    if to_block[2] < -0.012:
+        return _action(to_block, 1)
+    if fingers > 0.053:
+        return _action(to_block, -1)
+    return _action(goal - gripper - to_block, -1)
+
+
+def _action(way: np.ndarray, fingers: float = 0.0) -> np.ndarray:
     """An action [4] that goes a way [3], metres, and opens (1) or closes (-1) the fingers."""
-    return np.clip(np.append(way / 0.05, fingers), -1, 1).astype(np.float32)
+    return np.clip(np.append(way / STEP, fingers), -1, 1).astype(np.float32)
 
 
-EXPERTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"reach": reach}
+EXPERTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"reach": reach, "push": push, "pick-and-place": pick_and_place}
