@@ -163,7 +163,7 @@ def film_of(colours: list[tuple[int, int, int]], success: list[int]) -> Film:
         frames=np.array(colours, np.uint8)[:, None, None].repeat(192, 1).repeat(192, 2),
         step=np.arange(count, dtype=np.int32),
         success=np.array(success, bool),
-        reward=nothing[:, 0],
+        reward=np.zeros(count, np.float32),
         observation=np.zeros((count, 39), np.float32),
         action=np.zeros((count, 4), np.float32),
     )
