@@ -22,6 +22,7 @@ from furl_lightning.utils.errors import BadInput
 PICTURE_SIZE = 256
 """Side in pixels of Meta-World's own picture; a frame shows the part of its view that is the centre 32:224."""
 CENTRE = FRAME_SIZE / PICTURE_SIZE
+METAWORLD_CAMERA = "corner2"
 
 BACKENDS = {"egl": "EGL", "osmesa": "OSMesa", "glfw": "GLFW"}
 
@@ -132,11 +133,31 @@ def close_gl() -> None:
         _context = None
 
 
-class Renderer:
-    """Frames of one model from Meta-World's camera ``corner2``.
+def camera_named(model: mujoco.MjModel, name: str, of: str) -> mujoco.MjvCamera:
+    """A camera of a model, where it stands.
 
-    The camera hangs upside down; frames are turned to the true picture, RGB. Only the centre of
-    the 256 x 256 picture is wanted, so only its part of the view frustum is drawn: the same
+    Args:
+        model: which must have it.
+        name: of the camera.
+        of: what the model is of, for the refusal.
+
+    Raises:
+        BadInput: the model has no camera of that name.
+    """
+    names = [model.camera(i).name for i in range(model.ncam)]
+    if name not in names:
+        those = f"one of {', '.join(names)} (the cameras of {of}) or null" if names else f"null ({of} has no camera)"
+        raise BadInput(f"data.env.camera must be {those}, not '{name}'")
+    camera = mujoco.MjvCamera()
+    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, names.index(name)
+    return camera
+
+
+class Renderer:
+    """Frames of one model, upright and RGB.
+
+    Meta-World's camera ``corner2`` hangs upside down; its frames are turned to the true picture. Only the
+    centre of its 256 x 256 picture is wanted, so only its part of the view frustum is drawn: the same
     pixels, 44 % fewer of them.
 
     Args:
@@ -147,6 +168,11 @@ class Renderer:
         size: height and width of a frame in pixels, whatever the size of the same centre of the view.
         mirror: the upright *mirror* image, as the published code feeds it to the VLM.
         bgr: channels in the published code's order.
+        camera: the name of one of the model's cameras, which is Meta-World's where it is ``corner2``; or any camera
+            that stands upright, whose whole view is drawn.
+
+    Raises:
+        BadInput: the model has no camera of that name.
     """
 
     def __init__(
@@ -156,6 +182,7 @@ class Renderer:
         size: int = FRAME_SIZE,
         mirror: bool = False,
         bgr: bool = False,
+        camera: str | mujoco.MjvCamera = METAWORLD_CAMERA,
     ) -> None:
         gl_context()
         drawn = light_copy(model) if quality == "light" else model
@@ -169,9 +196,8 @@ class Renderer:
             self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._option = mujoco.MjvOption()
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = model.camera("corner2").id
+        self._metaworld = camera == METAWORLD_CAMERA
+        self._camera = camera_named(model, camera, "this model") if isinstance(camera, str) else camera
         self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100)
         self._rect = mujoco.MjrRect(0, 0, size, size)
         self._raw = np.empty((size, size, 3), np.uint8)
@@ -181,14 +207,15 @@ class Renderer:
         gl_context()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self.update_scene(data)
-        for camera in self.scene.camera:
+        for camera in self.scene.camera if self._metaworld else ():
             camera.frustum_bottom *= CENTRE
             camera.frustum_top *= CENTRE
             camera.frustum_width *= CENTRE
         mujoco.mjr_render(self._rect, self.scene, self._context)
         mujoco.mjr_readPixels(self._raw, None, self._rect, self._context)
-        # OpenGL's rows run upwards and the camera hangs upside down: rows are right already.
-        frame = self._raw if self.mirror else self._raw[:, ::-1]
+        # OpenGL's rows run upwards; Meta-World's camera hangs upside down, so that its rows are right already.
+        upright = self._raw[:, ::-1] if self._metaworld else self._raw[::-1]
+        frame = upright[:, ::-1] if self.mirror else upright
         if self.bgr:
             frame = frame[:, :, ::-1]
         if out is None:
