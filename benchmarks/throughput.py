@@ -40,9 +40,10 @@ from benchmarks import vlm as full_size
 from furl_lightning.agents.optim import PopulationAdam
 from furl_lightning.agents.transitions import Transitions
 from furl_lightning.commands.fit import fit
-from furl_lightning.envs.metaworld import MetaWorldEnv
+from furl_lightning.envs.metaworld import MetaWorld
+from furl_lightning.envs.population import PopulationEnv
 from furl_lightning.envs.rendering import Renderer, close_gl
-from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, Simulator, SimulatorSettings
+from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, SimulatorSettings
 from furl_lightning.method.learner import Batch, Learner
 from furl_lightning.pictures import RenderQuality
 from furl_lightning.randomness import Randomness
@@ -246,7 +247,7 @@ class Bench:
     def collection(self, num: int, workers: Sequence[int], vlm: VLM) -> None:
         """Bare steps and frames, then TorchRL's environment around the VLM's picture with so many worker processes."""
         agents = population(num)
-        simulators = [Simulator(agent.task, agent.seed) for agent in agents]
+        simulators = [MetaWorld(agent.task, agent.seed) for agent in agents]
         actions = np.random.default_rng(0).uniform(-1, 1, (num, ACTION_DIM)).astype(np.float32)
 
         def step_simulators() -> None:
@@ -264,12 +265,12 @@ class Bench:
             self.add(Row(num, "", bare_render(picture), 1e3 * draw_all[picture], None))
         asked = full_size.drawn_for(vlm)
         for number in workers:
-            env = MetaWorldEnv(agents, asked, number)
+            env = PopulationEnv(agents, asked, number)
             generator = torch.Generator().manual_seed(0)
             state = env.reset()
             taken = 0
 
-            def step(env: MetaWorldEnv = env, generator: torch.Generator = generator) -> None:
+            def step(env: PopulationEnv = env, generator: torch.Generator = generator) -> None:
                 nonlocal state, taken
                 state["action"] = torch.rand(num, ACTION_DIM, generator=generator) * 2 - 1
                 state = env.step(state)["next"].exclude("reward")
@@ -284,7 +285,7 @@ class Bench:
             self.add(Row(num, "", f"collect, {number} workers", 1e3 * seconds, bound))
 
     def drawing(
-        self, simulators: Sequence[Simulator], picture: SimulatorSettings, clock: Callable[[], float] = perf_counter
+        self, simulators: Sequence[MetaWorld], picture: SimulatorSettings, clock: Callable[[], float] = perf_counter
     ) -> tuple[float, np.ndarray]:
         """Seconds in which all are drawn once, and their frames, uint8 [A, size, size, 3]."""
         assert picture.render is not None
@@ -305,7 +306,7 @@ class Bench:
 
         By CPU time, of all threads together, which other programs on the machine hardly change.
         """
-        simulators = [Simulator(agent.task, agent.seed) for agent in population(num)]
+        simulators = [MetaWorld(agent.task, agent.seed) for agent in population(num)]
         for simulator in simulators:
             simulator.reset()
             simulator.step(np.zeros(ACTION_DIM, np.float32))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from furl_lightning.utils.errors import BadInput
 
+METAWORLD = "MetaWorld"
+"""The simulator whose tasks these are, as ``data.env.simulator`` names it."""
 EPISODE_STEPS = 500
 """Length of Meta-World's own episodes, in environment steps; none terminates earlier."""
 

@@ -74,12 +74,14 @@ def stage_accuracy(vlm: VLM, tasks: Sequence[str], scored: Sequence[ScoredEpisod
         successful = [s for s in scored if s.task == task and s.success is not None]
         if not successful:
             continue
-        away = [np.linalg.norm(s.episode.hand - s.episode.object, axis=1) for s in successful]
+        away = [np.linalg.norm(s.episode.state["hand"] - s.episode.state["object"], axis=1) for s in successful]
         starts = np.cumsum([0, *(len(s.reward) for s in successful[:-1])])
         firsts = np.array([start + (s.success or 0) for start, s in zip(starts, successful, strict=True)])
-        scale = find_scale(np.concatenate(away), np.concatenate([s.episode.to_target for s in successful]), firsts)
+        scale = find_scale(
+            np.concatenate(away), np.concatenate([s.episode.state["to_target"] for s in successful]), firsts
+        )
         for s, hand_to_object in zip(successful, away, strict=True):
-            truth, _ = stages(scale, hand_to_object, s.episode.to_target, s.episode.success)
+            truth, _ = stages(scale, hand_to_object, s.episode.state["to_target"], s.episode.success)
             guesses = (F.normalize(s.embedding, dim=-1) @ text.T).argmax(1).numpy()
             for stage, guess in zip(truth, guesses, strict=True):
                 hits[stage].append(float(stage == guess))

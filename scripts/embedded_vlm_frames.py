@@ -17,10 +17,11 @@ import numpy as np
 from embedded_vlm_looks import Look
 from tqdm import tqdm
 
-from furl_lightning.envs.episodes import MAX_STEPS, SAME_OBJECT, Act, Manner, distance_to_target, disturbed
+from furl_lightning.envs.episodes import MAX_STEPS, Act, Manner, disturbed
 from furl_lightning.envs.goal_markers import mark_goal
+from furl_lightning.envs.metaworld import SAME_OBJECT, Expert, MetaWorld, distance_to_target
 from furl_lightning.envs.rendering import PICTURE_SIZE, Renderer, close_gl
-from furl_lightning.envs.simulator import Expert, Simulator, SimulatorSettings
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.pictures import FRAME_SIZE
 from furl_lightning.tasks import TASK_SETS
 from furl_lightning.utils.durable import write_file
@@ -114,7 +115,7 @@ def _save(path: Path, frames: np.ndarray) -> None:
 def play_placement(task: str, seed: int) -> np.ndarray:
     """All frames of a placement, :data:`FRAME` [F]."""
     random = np.random.default_rng([seed, *task.encode()])
-    simulator = Simulator(task, seed, SimulatorSettings(), show_goal=True)
+    simulator = MetaWorld(task, seed, SimulatorSettings(), show_goal=True)
     renderer = LookRenderer(simulator.env.model, "light", SIZE)
     episodes = []
     try:
@@ -124,7 +125,7 @@ def play_placement(task: str, seed: int) -> np.ndarray:
         for number, (manner, every, after_success) in enumerate(MANNERS):
             if manner == "noisy" and random.random() < 0.5:
                 manner = "halted" if random.random() < 0.3 else "interrupted"
-            act = disturbed(Expert(task), manner, random)
+            act = disturbed(Expert(task).action, manner, random)
             episodes.append(play_episode(simulator, renderer, looks, act, every, after_success, random))
             episodes[-1]["episode"], episodes[-1]["expert"] = number, manner == "expert"
     finally:
@@ -135,7 +136,7 @@ def play_placement(task: str, seed: int) -> np.ndarray:
 
 
 def play_episode(
-    simulator: Simulator,
+    simulator: MetaWorld,
     renderer: LookRenderer,
     looks: Sequence[Look],
     act: Act,
@@ -191,7 +192,7 @@ def play_episode(
     return episode
 
 
-def copy_state(simulator: Simulator, data: mujoco.MjData) -> None:
+def copy_state(simulator: MetaWorld, data: mujoco.MjData) -> None:
     """Bring ``data`` to the simulator's state, all positions up to date."""
     model, kind = simulator.env.model, mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.empty(mujoco.mj_stateSize(model, kind))
@@ -215,7 +216,7 @@ def displace(model: mujoco.MjModel, data: mujoco.MjData, random: np.random.Gener
     mujoco.mj_forward(model, data)
 
 
-def _thing(simulator: Simulator, data: mujoco.MjData) -> np.ndarray:
+def _thing(simulator: MetaWorld, data: mujoco.MjData) -> np.ndarray:
     """Where ``data`` has what the gripper has to get at, [3], metres."""
     if simulator.task in SAME_OBJECT:
         return np.array(simulator.env._target_pos)
@@ -239,7 +240,7 @@ def pixels_of(places: np.ndarray) -> np.ndarray:
 @cache
 def _camera() -> tuple[np.ndarray, np.ndarray, float]:
     """Position [3], rotation [3, 3] and vertical field of view in degrees, the same in all tasks."""
-    env = Simulator(TRAINING_TASKS[0], 0).env
+    env = MetaWorld(TRAINING_TASKS[0], 0).env
     env.reset()
     camera = env.model.camera("corner2").id
     position, rotation = env.data.cam_xpos[camera], env.data.cam_xmat[camera].reshape(3, 3)

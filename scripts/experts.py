@@ -13,7 +13,8 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from furl_lightning.envs.simulator import Expert, GoalMode, Simulator, SimulatorSettings
+from furl_lightning.envs.metaworld import Expert, MetaWorld
+from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
 from furl_lightning.tasks import EPISODE_STEPS, TASK_SETS, task_names
 from furl_lightning.training.evaluation import RANDOM_GOAL_SEED_OFFSET
 
@@ -41,7 +42,7 @@ class Outcome(NamedTuple):
 
 def episodes(task: str, seed: int, goal: GoalMode, count: int) -> list[Outcome]:
     """The scripted expert's episodes on a task; it is shown the goal."""
-    simulator, expert = Simulator(task, seed, SimulatorSettings(goal), show_goal=True), Expert(task)
+    simulator, expert = MetaWorld(task, seed, SimulatorSettings(goal), show_goal=True), Expert(task)
     outcomes = []
     for _ in range(count):
         observation = simulator.reset()

@@ -20,8 +20,9 @@ import mujoco
 import numpy as np
 
 from furl_lightning.envs.goal_markers import MENDED
+from furl_lightning.envs.metaworld import MetaWorld
 from furl_lightning.envs.rendering import close_gl
-from furl_lightning.envs.simulator import GoalMode, Simulator, SimulatorSettings
+from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
 from furl_lightning.tasks import TASK_SETS, task_names
 
 HEAD = """# Goal markers
@@ -66,7 +67,7 @@ class Distances:
     pixels: list[int] = field(default_factory=list)
 
 
-def drawn_markers(simulator: Simulator) -> list[str]:
+def drawn_markers(simulator: MetaWorld) -> list[str]:
     """The goal markers that a picture shows: sites named so, or named by the task, that have a colour."""
     model = simulator.env.model
     named = {name for name, _ in simulator.env._target_site_config}
@@ -74,7 +75,7 @@ def drawn_markers(simulator: Simulator) -> list[str]:
     return [name for name in names if ("goal" in name or name in named) and model.site(name).rgba[3] > 0]
 
 
-def marker_of(simulator: Simulator) -> str | None:
+def marker_of(simulator: MetaWorld) -> str | None:
     """The site that belongs at the goal."""
     names = drawn_markers(simulator)
     if simulator.task in MENDED:
@@ -82,13 +83,13 @@ def marker_of(simulator: Simulator) -> str | None:
     return "mug_goal" if "mug_goal" in names else next(iter(names), None)
 
 
-def off(simulator: Simulator, data: mujoco.MjData, site: str) -> float:
+def off(simulator: MetaWorld, data: mujoco.MjData, site: str) -> float:
     """Distance of a site from the goal."""
     place: np.ndarray = data.site(site).xpos
     return float(np.linalg.norm(place - simulator.env._target_pos))
 
 
-def pixels(simulator: Simulator, site: str) -> int:
+def pixels(simulator: MetaWorld, site: str) -> int:
     """Pixels of the present frame that a site covers."""
     color = simulator.env.model.site(site).rgba
     shown, alpha = simulator.frame(), color[3]
@@ -102,8 +103,8 @@ def measure(task: str, goal: GoalMode, seeds: int, episodes: int) -> tuple[str |
     """A task's marker and its distances; fails where anything but pictures differs."""
     marker, found = None, Distances()
     for seed in range(seeds):
-        theirs = Simulator(task, seed, SimulatorSettings(goal))  # without a picture nothing is moved
-        ours = Simulator(task, seed, SimulatorSettings(goal, "fast"))
+        theirs = MetaWorld(task, seed, SimulatorSettings(goal))  # without a picture nothing is moved
+        ours = MetaWorld(task, seed, SimulatorSettings(goal, "fast"))
         for each in _both(theirs, ours, np.random.default_rng(seed), episodes):
             marker = marker_of(theirs)
             if marker is None:
@@ -120,7 +121,7 @@ def measure(task: str, goal: GoalMode, seeds: int, episodes: int) -> tuple[str |
     return marker, found
 
 
-def _both(theirs: Simulator, ours: Simulator, random: np.random.Generator, episodes: int) -> Iterator[int]:
+def _both(theirs: MetaWorld, ours: MetaWorld, random: np.random.Generator, episodes: int) -> Iterator[int]:
     """Play random steps in both; yields after the reset (0) and after the last step of each episode."""
     for _ in range(episodes):
         assert np.array_equal(theirs.reset(), ours.reset())

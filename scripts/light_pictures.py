@@ -14,8 +14,8 @@ from pathlib import Path
 import mujoco
 from PIL import Image, ImageDraw, ImageFont
 
+from furl_lightning.envs.metaworld import Expert, MetaWorld
 from furl_lightning.envs.rendering import Renderer, close_gl
-from furl_lightning.envs.simulator import Expert, Simulator
 from furl_lightning.pictures import FRAME_SIZE, RenderQuality
 from furl_lightning.tasks import EPISODE_STEPS
 
@@ -25,9 +25,9 @@ SIDE = 2 * FRAME_SIZE
 GAP, MARGIN, TOP = 6, 96, 30
 
 
-def halfway(task: str) -> Simulator:
+def halfway(task: str) -> MetaWorld:
     """The task as its expert has it halfway to its first success."""
-    simulator, expert = Simulator(task, 0, show_goal=True), Expert(task)
+    simulator, expert = MetaWorld(task, 0, show_goal=True), Expert(task)
 
     def play(steps: int) -> int:
         observation = simulator.reset()

@@ -15,16 +15,10 @@ def scored(
 ) -> ScoredEpisode:
     """A made-up episode, a frame every second step; each frame's embedding is a step further along an axis."""
     count = len(reward)
-    nothing = np.zeros((count, 3), np.float32)
     episode = Episode(
         frames=np.zeros((count, 8, 8, 3), np.uint8),
         step=2 * np.arange(count, dtype=np.int32),
         success=np.array(success, bool),
-        hand=nothing,
-        opening=nothing[:, 0],
-        object=nothing,
-        goal=nothing,
-        to_target=nothing[:, 0],
         reward=np.array(dense or range(count), np.float32),
         observation=np.zeros((count, 39), np.float32),
         action=np.zeros((count, 4), np.float32),

@@ -167,10 +167,10 @@ def test_exported(runs: Path, run: str, task: str, suffix: str, tmp_path: Path) 
 
 def test_the_observations_numbers_are_in_order(runs: Path) -> None:
     """The hand and the object where the simulator has them; the step before; the control rate."""
-    from furl_lightning.envs.simulator import Simulator
+    from furl_lightning.envs.metaworld import MetaWorld
     from furl_lightning.training.contract import RATE
 
-    simulator = Simulator("reach", 0, show_goal=True)
+    simulator = MetaWorld("reach", 0, show_goal=True)
     before = simulator.reset()
     after = simulator.step(np.ones(4, np.float32)).observation
     at = {name: place for place, name in enumerate(NUMBERS)}

@@ -22,8 +22,8 @@ from furl_lightning.analysis.intervals import wilson
 from furl_lightning.commands.evaluate import EPISODES, FPS, evaluate, summary, table
 from furl_lightning.commands.oracle import oracle
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
-from furl_lightning.envs.episodes import Episode
-from furl_lightning.envs.simulator import SimulatorSettings, first_success_frame
+from furl_lightning.envs.episodes import Episode, goal_image
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.tasks import Agent
 from furl_lightning.training.film import GREEN, WHITE, Film, Studio, pictures, strip, write_video
 from furl_lightning.training.trained import load
@@ -129,7 +129,7 @@ def test_oracle(tmp_path: Path) -> None:
     assert oracle(["--tasks", "drawer-close", "--seeds", "[1]", "--out", str(tmp_path)]) == 0
     data = np.load(tmp_path / "drawer-close-1.npz")
     first = int(data["success"].argmax())
-    frame = first_success_frame("drawer-close", 1, SimulatorSettings("fixed", "fast"))
+    frame = goal_image("drawer-close", 1, SimulatorSettings("fixed", "fast"))
     assert frame is not None and np.array_equal(data["frames"][first], frame)
     with Image.open(tmp_path / "drawer-close-1-goal.png") as goal:
         assert np.array_equal(np.asarray(goal), frame)
@@ -159,17 +159,11 @@ def test_what_is_drawn_follows_the_episode(trained: Path) -> None:
 def film_of(colours: list[tuple[int, int, int]], success: list[int]) -> Film:
     """A made-up film: frames of one colour each."""
     count = len(colours)
-    nothing = np.zeros((count, 3), np.float32)
     episode = Episode(
         frames=np.array(colours, np.uint8)[:, None, None].repeat(192, 1).repeat(192, 2),
         step=np.arange(count, dtype=np.int32),
         success=np.array(success, bool),
-        hand=nothing,
-        opening=nothing[:, 0],
-        object=nothing,
-        goal=nothing,
-        to_target=nothing[:, 0],
-        reward=nothing[:, 0],
+        reward=np.zeros(count, np.float32),
         observation=np.zeros((count, 39), np.float32),
         action=np.zeros((count, 4), np.float32),
     )

@@ -12,8 +12,10 @@ from tensordict.nn import TensorDictModuleBase
 
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.data.schedule import EvaluationSettings
+from furl_lightning.envs.episodes import goal_image
+from furl_lightning.envs.metaworld import Expert, MetaWorld
 from furl_lightning.envs.settings import EnvSettings
-from furl_lightning.envs.simulator import Expert, Simulator, SimulatorSettings, first_success_frame
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.tasks import EPISODE_STEPS, Agent
 from furl_lightning.training.evaluation import Evaluator, table
 
@@ -72,7 +74,7 @@ def test_placements_are_drawn_from_the_protocols_seed(goal: str, seed: int) -> N
     """Seed + 100 with random goals, training's own placement with fixed ones."""
     policy = expert_until("reach", 0)
     evaluate(policy, Agent("reach", 3), goal, episodes=2)
-    simulator = Simulator("reach", seed, SimulatorSettings(goal))  # type: ignore[arg-type]
+    simulator = MetaWorld("reach", seed, SimulatorSettings(goal))  # type: ignore[arg-type]
     placements = [simulator.reset() for _ in range(2)]
     simulator.close()
     assert np.array_equal(policy.first, placements)
@@ -119,8 +121,8 @@ def test_means_over_episodes_and_agents() -> None:
 def test_the_goal_image_is_the_experts_first_success() -> None:
     """On the placement of the agent's first episode; a frame before it is another picture."""
     agent, settings = Agent("drawer-close", 4), SimulatorSettings("fixed", "fast")
-    image = first_success_frame(agent.task, agent.seed, settings)
-    simulator, expert = Simulator(agent.task, agent.seed, settings, show_goal=True), Expert(agent.task)
+    image = goal_image(agent.task, agent.seed, settings)
+    simulator, expert = MetaWorld(agent.task, agent.seed, settings, show_goal=True), Expert(agent.task)
     observation = simulator.reset()
     frames: list[np.ndarray] = []
     successes: list[bool] = []
@@ -135,7 +137,7 @@ def test_the_goal_image_is_the_experts_first_success() -> None:
 
 def test_the_goal_is_hidden_where_it_is_fixed_but_for_the_expert() -> None:
     for goal, show, hidden in (("fixed", False, True), ("fixed", True, False), ("random", False, False)):
-        simulator = Simulator("reach", 0, SimulatorSettings(goal), show)  # type: ignore[arg-type]
+        simulator = MetaWorld("reach", 0, SimulatorSettings(goal), show)  # type: ignore[arg-type]
         observation = simulator.reset()
         assert bool((observation[-3:] == 0).all()) == hidden
         if not hidden:

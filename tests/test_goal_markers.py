@@ -8,8 +8,9 @@ import pytest
 from furl_lightning.agents.sac import SACSettings
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.envs.goal_markers import MENDED
+from furl_lightning.envs.metaworld import MetaWorld
 from furl_lightning.envs.rendering import Renderer
-from furl_lightning.envs.simulator import Simulator, SimulatorSettings
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.method.alignment import AlignmentSettings
 from furl_lightning.method.learner import RewardSettings
 from furl_lightning.method.relay import RelaySettings
@@ -20,8 +21,8 @@ from furl_lightning.training.identity import OtherRun, refuse_other_run, run_ide
 def test_the_marker_is_at_the_goal_and_only_the_picture_changes(task: str) -> None:
     """Two episodes with random goals, beside a simulator without a picture, where Meta-World's markers stay."""
     ours, theirs = (
-        Simulator(task, 0, SimulatorSettings("random", "fast")),
-        Simulator(task, 0, SimulatorSettings("random")),
+        MetaWorld(task, 0, SimulatorSettings("random", "fast")),
+        MetaWorld(task, 0, SimulatorSettings("random")),
     )
     random, model = np.random.default_rng(0), ours.env.model
     marker, other = MENDED.get(task, ("goal", None))
@@ -46,7 +47,7 @@ def test_the_marker_is_at_the_goal_and_only_the_picture_changes(task: str) -> No
 
 def test_first_frames_show_the_present_scene_and_others_are_meta_worlds() -> None:
     """The window's panes, which Meta-World's first frame has elsewhere; one action later its frame and ours agree."""
-    simulator = Simulator("window-close", 0, SimulatorSettings("fixed", "fast"))
+    simulator = MetaWorld("window-close", 0, SimulatorSettings("fixed", "fast"))
     bare = Renderer(simulator.env.model)
     simulator.reset()
     first, stale = simulator.frame(), bare.render(simulator.env.data)

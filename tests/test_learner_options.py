@@ -18,9 +18,10 @@ from furl_lightning.agents.sac import SAC, CriticPair, SACSettings, actor_loss, 
 from furl_lightning.agents.update_graph import UpdateGraph
 from furl_lightning.commands.fit import fit
 from furl_lightning.data.experience import Experience
-from furl_lightning.envs.metaworld import MetaWorldEnv
+from furl_lightning.envs.metaworld import MetaWorld
+from furl_lightning.envs.population import PopulationEnv
 from furl_lightning.envs.settings import EnvSettings
-from furl_lightning.envs.simulator import Simulator, SimulatorSettings
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.method.learner import Learner, RewardSettings
 from furl_lightning.method.success_memory import MemorySettings
 from furl_lightning.randomness import Randomness, coloured_normal, normal
@@ -49,8 +50,8 @@ SAC_ALONE: dict[str, Any] = {
 
 def test_an_action_is_taken_several_times() -> None:
     """As often by hand: the last observation and success, the sum of the dense rewards."""
-    once = Simulator("reach", 0, SimulatorSettings(episode_steps=12))
-    thrice = Simulator("reach", 0, SimulatorSettings(episode_steps=12, action_repeat=3))
+    once = MetaWorld("reach", 0, SimulatorSettings(episode_steps=12))
+    thrice = MetaWorld("reach", 0, SimulatorSettings(episode_steps=12, action_repeat=3))
     assert np.array_equal(once.reset(), thrice.reset())
     random = np.random.default_rng(0)
     for number in range(4):
@@ -80,7 +81,7 @@ def test_an_episode_has_as_many_steps_but_fewer_actions() -> None:
         returns.append(float(results["return"]))
         evaluator.close()
     assert returns[0] == pytest.approx(returns[1], rel=1e-5)
-    env = MetaWorldEnv([Agent("reach", 0)], SimulatorSettings(episode_steps=20, action_repeat=5), reward="sparse")
+    env = PopulationEnv([Agent("reach", 0)], SimulatorSettings(episode_steps=20, action_repeat=5), reward="sparse")
     state = env.rollout(9, auto_cast_to_device=False)
     assert state["next", "episode_step"].flatten().tolist() == [5, 10, 15, 20]
     assert state["next", "reward"].flatten().tolist() == [-1.0] * 4

@@ -14,7 +14,7 @@ import pytest
 
 from furl_lightning.envs import light_meshes
 from furl_lightning.envs.light_meshes import LEAST_FACES, Mesh, light_copy
-from furl_lightning.envs.simulator import Simulator
+from furl_lightning.envs.metaworld import MetaWorld
 
 
 def grid(side: int, texture: bool = False) -> mujoco.MjModel:
@@ -58,7 +58,7 @@ def same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
 
 def test_meta_worlds_meshes(cache: Path) -> None:
     """A ninth of all faces is left, each within the mesh's own extent and normals; the model is as it was."""
-    model = Simulator("drawer-open", 0).env.model
+    model = MetaWorld("drawer-open", 0).env.model
     before, quality = arrays(model), model.vis.quality.numslices
     light = light_copy(model)
     assert same(arrays(model), before) and model.vis.quality.numslices == quality

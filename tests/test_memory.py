@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from furl_lightning.envs.simulator import Simulator, SimulatorSettings
+from furl_lightning.envs.metaworld import MetaWorld
+from furl_lightning.envs.simulator import SimulatorSettings
 
 
 def megabytes() -> float:
@@ -17,7 +18,7 @@ def test_a_simulator_that_draws_gives_its_memory_back() -> None:
     """Each takes about 120 MB, and every evaluation films all tasks; allocators keep some of the first."""
     after = []
     for _ in range(5):
-        simulator = Simulator("drawer-close", 0, SimulatorSettings(render="fast"))
+        simulator = MetaWorld("drawer-close", 0, SimulatorSettings(render="fast"))
         simulator.reset()
         simulator.frame()
         simulator.close()

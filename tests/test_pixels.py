@@ -17,7 +17,7 @@ from furl_lightning.agents.sac import SAC, SACSettings
 from furl_lightning.agents.transitions import Transitions
 from furl_lightning.commands.fit import fit
 from furl_lightning.data.policy import ActorCopy
-from furl_lightning.envs.metaworld import shrink
+from furl_lightning.envs.population import shrink
 from furl_lightning.randomness import normal
 from furl_lightning.replay.pixel_buffer import PixelReplayBuffer
 

@@ -14,6 +14,7 @@ import torch
 
 from furl_lightning.envs.fleet import Fleet
 from furl_lightning.envs.graphics_device import EGLDevice, egl_devices, number_of, software_beside_cuda
+from furl_lightning.envs.metaworld import MetaWorld
 from furl_lightning.envs.rendering import (
     PICTURE_SIZE,
     NoGL,
@@ -21,7 +22,7 @@ from furl_lightning.envs.rendering import (
     _refuse_device_that_is_not_there,
     renderer_name,
 )
-from furl_lightning.envs.simulator import Simulator, SimulatorSettings
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.pictures import FRAME_SIZE, RenderQuality
 from furl_lightning.tasks import Agent
 
@@ -32,7 +33,7 @@ LIGHT = SimulatorSettings("fixed", "light", size=112)
 POINTS = [(-0.3, 0.5, 0.02), (0.3, 0.5, 0.02), (0.25, 0.5, 0.3), (-0.25, 0.5, 0.35)]
 
 
-def walk(simulator: Simulator, steps: int = 20, seed: int = 0) -> np.ndarray:
+def walk(simulator: MetaWorld, steps: int = 20, seed: int = 0) -> np.ndarray:
     """The frame after some random steps, uint8 [size, size, 3]."""
     random = np.random.default_rng(seed)
     simulator.reset()
@@ -45,13 +46,13 @@ def test_two_simulators_alive_draw_as_each_alone() -> None:
     """Two tasks in one process, frames taken in turns, against each in a process-wide empty room."""
     alone = {}
     for task in ("drawer-close", "window-open"):
-        simulator = Simulator(task, 0, RENDERED)
+        simulator = MetaWorld(task, 0, RENDERED)
         alone[task] = walk(simulator)
         simulator.close()
     assert not np.array_equal(alone["drawer-close"], alone["window-open"])
     first, second = (
-        Simulator("drawer-close", 0, RENDERED),
-        Simulator("window-open", 0, RENDERED),
+        MetaWorld("drawer-close", 0, RENDERED),
+        MetaWorld("window-open", 0, RENDERED),
     )
     start = second.frame()
     assert np.array_equal(walk(first), alone["drawer-close"])
@@ -68,11 +69,11 @@ def test_light_and_full_alive_draw_as_each_alone() -> None:
     """Two renderers of one model even, and each after the other."""
     alone = {}
     for settings in (LIGHT, SimulatorSettings("fixed", "full")):
-        simulator = Simulator("drawer-open", 0, settings)
+        simulator = MetaWorld("drawer-open", 0, settings)
         alone[settings.render] = walk(simulator)
         simulator.close()
     assert alone["light"].shape == (112, 112, 3) and alone["full"].shape == (192, 192, 3)
-    light, full = Simulator("drawer-open", 0, LIGHT), Simulator("drawer-open", 0, SimulatorSettings("fixed", "full"))
+    light, full = MetaWorld("drawer-open", 0, LIGHT), MetaWorld("drawer-open", 0, SimulatorSettings("fixed", "full"))
     other = Renderer(full.env.model, "light", 112)
     for _ in range(2):
         assert np.array_equal(walk(full), alone["full"])
@@ -87,7 +88,7 @@ def test_light_and_full_alive_draw_as_each_alone() -> None:
 
 def test_light_is_the_same_scene() -> None:
     """At any size: nearly as the fast picture of that size, and not the same."""
-    simulator = Simulator("drawer-open", 0)
+    simulator = MetaWorld("drawer-open", 0)
     simulator.reset()
     for size in (64, 192, 256):
         frames = []
@@ -104,7 +105,7 @@ def test_physics_is_the_same_with_and_without_pictures() -> None:
     """Every number of the simulator's state, bit for bit."""
     states = []
     for settings in (LIGHT, SimulatorSettings("fixed")):
-        simulator, random = Simulator("drawer-open", 0, settings), np.random.default_rng(0)
+        simulator, random = MetaWorld("drawer-open", 0, settings), np.random.default_rng(0)
         simulator.reset()
         model, data = simulator.env.model, simulator.env.data
         for _ in range(30):
@@ -135,7 +136,7 @@ def test_frames_do_not_depend_on_the_number_of_workers() -> None:
     assert np.array_equal(seen[0][1], seen[1][1])
 
 
-def project(simulator: Simulator, point: np.ndarray) -> tuple[float, float]:
+def project(simulator: MetaWorld, point: np.ndarray) -> tuple[float, float]:
     """Row and column of a point in the frame, from the pinhole model of camera corner2.
 
     The camera hangs upside down, so the true picture is its own turned by half a turn.
@@ -152,7 +153,7 @@ def project(simulator: Simulator, point: np.ndarray) -> tuple[float, float]:
 @pytest.mark.parametrize("point", POINTS)
 def test_an_object_is_drawn_where_it_is(point: tuple[float, float, float]) -> None:
     """The puck, put somewhere off the middle: the pixels that change with its colour lie where it projects to."""
-    simulator = Simulator("push", 0, RENDERED)
+    simulator = MetaWorld("push", 0, RENDERED)
     simulator.reset()
     model, data = simulator.env.model, simulator.env.data
     joint = int(model.body("obj").jntadr[0])
@@ -177,14 +178,14 @@ def test_an_object_is_drawn_where_it_is(point: tuple[float, float, float]) -> No
 
 def test_up_is_up_and_mirror_exchanges_left_and_right() -> None:
     """A higher point has a smaller row; the mirror image is the picture's columns reversed; bgr reverses channels."""
-    simulator = Simulator("reach", 0, RENDERED)
+    simulator = MetaWorld("reach", 0, RENDERED)
     simulator.reset()
     low, high = project(simulator, np.array([0, 0.6, 0.0])), project(simulator, np.array([0, 0.6, 0.3]))
     assert high[0] < low[0] - 10
     frame = simulator.frame()
     simulator.close()
     for mirror, bgr in ((True, False), (False, True), (True, True)):
-        other = Simulator("reach", 0, SimulatorSettings(render="fast", mirror=mirror, bgr=bgr))
+        other = MetaWorld("reach", 0, SimulatorSettings(render="fast", mirror=mirror, bgr=bgr))
         other.reset()
         assert np.array_equal(other.frame(), frame[:, :: -1 if mirror else 1, :: -1 if bgr else 1])
         other.close()
@@ -193,7 +194,7 @@ def test_up_is_up_and_mirror_exchanges_left_and_right() -> None:
 @pytest.mark.parametrize("quality", ["fast", "full"])
 def test_only_the_centre_is_drawn_and_it_is_the_same_picture(quality: RenderQuality) -> None:
     """Against the 256 x 256 picture of a renderer of MuJoCo's own, cropped."""
-    simulator = Simulator("drawer-close", 0, SimulatorSettings(render=quality))
+    simulator = MetaWorld("drawer-close", 0, SimulatorSettings(render=quality))
     simulator.reset()
     frame = simulator.frame()
     model, data = simulator.env.model, simulator.env.data

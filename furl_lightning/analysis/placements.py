@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from furl_lightning.envs.episodes import Episode, Manner, record
-from furl_lightning.envs.simulator import SimulatorSettings, first_success_frame
+from furl_lightning.envs.episodes import Episode, Manner, NoExpert, goal_image, record
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.tasks import Agent
 
 EVERY = 2
@@ -31,13 +31,16 @@ def play(
 ) -> Iterator[tuple[Agent, Manner, Episode]]:
     """An episode of each agent's placement in each manner, in this order; a bar on a terminal shows how far it is.
 
+    Without a scripted expert there are random episodes only.
+
     With random goals the placement is the second of the agent's seed. States follow from task, seed and manner
     alone: played again for another picture, they are the same.
     """
     takes = [(agent, settings, manner) for agent in agents for manner in manners]
     episodes = tqdm(pool.imap(_play, takes), "episodes", len(takes), disable=not sys.stderr.isatty())
     for (agent, _, manner), episode in zip(takes, episodes, strict=True):
-        yield agent, manner, episode
+        if episode is not None:
+            yield agent, manner, episode
 
 
 def goal_images(pool: Pool, agents: Sequence[Agent], settings: SimulatorSettings) -> dict[Agent, np.ndarray]:
@@ -46,13 +49,16 @@ def goal_images(pool: Pool, agents: Sequence[Agent], settings: SimulatorSettings
     return {agent: image for agent, image in zip(agents, images, strict=True) if image is not None}
 
 
-def _play(take: tuple[Agent, SimulatorSettings, Manner]) -> Episode:
+def _play(take: tuple[Agent, SimulatorSettings, Manner]) -> Episode | None:
     torch.set_num_threads(1)
     agent, settings, manner = take
-    return record(agent.task, agent.seed, settings, manner, EVERY, skipped=SKIPPED[settings.goal])
+    try:
+        return record(agent.task, agent.seed, settings, manner, EVERY, skipped=SKIPPED[settings.goal])
+    except NoExpert:
+        return None
 
 
 def _goal_image(take: tuple[Agent, SimulatorSettings]) -> np.ndarray | None:
     torch.set_num_threads(1)
     agent, settings = take
-    return first_success_frame(agent.task, agent.seed, settings, SKIPPED[settings.goal])
+    return goal_image(agent.task, agent.seed, settings, SKIPPED[settings.goal])

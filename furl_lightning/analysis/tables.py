@@ -23,7 +23,7 @@ from furl_lightning.analysis.report import (
     Totals,
     deviation,
 )
-from furl_lightning.tasks import TASK_SETS
+from furl_lightning.tasks import METAWORLD, TASK_SETS
 
 Measures = Mapping[str, dict[str, float]]
 """A reward's measures, by task and :data:`~furl_lightning.analysis.probe.MEASURES`."""
@@ -46,7 +46,8 @@ class Table(NamedTuple):
 
 def final_table(methods: Sequence[Method], tasks: Sequence[str], totals: Totals) -> Table:
     """Task x method as in the paper, the published means beside ours; all methods have one goal mode."""
-    published = PUBLISHED.get(methods[0].goal, {})
+    of_metaworld = all(run.simulator == METAWORLD for method in methods for run in method.runs)
+    published = PUBLISHED.get(methods[0].goal, {}) if of_metaworld else {}
     theirs = [_percent(rate) for rate in published.values()]
     blank = ["" for _ in published]
     rows = [[task, *(_rate(method.final(task)) for method in methods), *blank] for task in tasks]
@@ -54,8 +55,10 @@ def final_table(methods: Sequence[Method], tasks: Sequence[str], totals: Totals)
     ours = ["-" if total is None else _percent(total.mean) for total in means]
     if set(tasks) == set(TASK_SETS["mt10"]):
         last = [["mean", *ours, *theirs]]
-    else:
+    elif published:
         last = [["mean", *ours, *blank], ["mean over MT10", *("" for _ in ours), *theirs]]
+    else:
+        last = [["mean", *ours]]
     header = ["task", *(method.name for method in methods), *(f"{name} (published)" for name in published)]
     return Table(header, rows + last, len(last))
 

@@ -7,7 +7,15 @@ from typing import Any
 
 import yaml
 
-from furl_lightning.training.saved_settings import CLASS_OPTIONS, as_argument, is_ours
+from furl_lightning.training.saved_settings import (
+    CLASS_OPTIONS,
+    OPTIONS,
+    SIMULATOR,
+    as_argument,
+    is_our_simulator,
+    is_ours,
+    modules_of,
+)
 
 
 def begin_anew(argv: Sequence[str]) -> list[str]:
@@ -40,7 +48,7 @@ def options_set(argv: Sequence[str]) -> set[str]:
     return {
         option
         for _, settings in _pieces(argv)
-        for option in CLASS_OPTIONS
+        for option in (*CLASS_OPTIONS, SIMULATOR)
         if any(_is_whole(value) for value in _values(settings, option))
     }
 
@@ -51,8 +59,13 @@ def foreign_classes(config: str) -> list[str]:
     Args:
         config: the run's settings, as YAML.
     """
-    values = {option: value for option in CLASS_OPTIONS for value in _values(yaml.safe_load(config), option)}
+    settings = yaml.safe_load(config)
+    options = (*CLASS_OPTIONS, SIMULATOR, OPTIONS)
+    values = {option: value for option in options for value in _values(settings, option)}
+    simulator, arguments = values.pop(SIMULATOR, None), values.pop(OPTIONS, None)
     foreign = {option: value for option, value in values.items() if not is_ours(option, value)}
+    if simulator is not None and (not is_our_simulator(simulator) or modules_of(arguments)):
+        foreign[SIMULATOR] = simulator
     return [part for option, value in foreign.items() for part in (f"--{option}", as_argument(value))]
 
 

@@ -53,6 +53,9 @@ def _evaluate(argv: list[str]) -> int:
         "--video", action="store_true", help="Film an episode of each task, with the rewards drawn in."
     )
     options.add_argument("--vlm", type=VLM | None, default=None, help="The run's VLM, where it lies elsewhere here.")
+    options.add_argument(
+        "--simulator", type=str | None, default=None, help="The run's data.env.simulator, if your own."
+    )
     options.add_argument("--num_workers", type=int, default=0, help="Processes that host the environments.")
     options.add_argument("--out", type=str | None, default=None, help="Folder for eval.json and videos/ (the run's).")
     arguments = parse(options, argv)
@@ -60,7 +63,7 @@ def _evaluate(argv: list[str]) -> int:
         raise BadInput(f"episodes must be at least 1, not {arguments.episodes}")
     if arguments.num_workers < 0:
         raise BadInput(f"num_workers must not be negative, but is {arguments.num_workers}")
-    trained = load(Path(arguments.ckpt_path), arguments.vlm)
+    trained = load(Path(arguments.ckpt_path), arguments.vlm, arguments.simulator)
     if arguments.video:  # nothing else of this is the VLM's work
         warn_of_slow_bfloat16(trained.module.vlm)
     rows = trained.rows(names(arguments.task))

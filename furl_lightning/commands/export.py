@@ -18,6 +18,7 @@ from furl_lightning.commands.arguments import answer, parse, parser
 from furl_lightning.training.contract import contract
 from furl_lightning.training.policies import Policies, Policy
 from furl_lightning.training.recording import record
+from furl_lightning.training.saved_settings import refuse_foreign_simulator
 from furl_lightning.utils.durable import write_file
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.places import refuse_unwritable
@@ -44,6 +45,9 @@ def _export(argv: list[str]) -> int:
     options.add_argument(
         "--out", type=str, required=True, help="policy.onnx, or policy.pt2; policy.json goes beside it."
     )
+    options.add_argument(
+        "--simulator", type=str | None, default=None, help="The run's data.env.simulator, if your own."
+    )
     options.add_argument("--overwrite", action="store_true", help="Replace files that are there.")
     arguments = parse(options, argv)
     out = Path(arguments.out)
@@ -57,6 +61,7 @@ def _export(argv: list[str]) -> int:
         if path.exists() and not (arguments.overwrite and path.is_file()):
             raise BadInput(f"{path} is there already; name another with --out, or give --overwrite")
     policy = Policies(Path(arguments.ckpt_path)).find(arguments.task, arguments.seed)
+    refuse_foreign_simulator(policy.simulators, Path(arguments.ckpt_path), arguments.simulator)
 
     observations = record(policy, STEPS)
     contents, run = WRITERS[out.suffix](policy, observations)

@@ -49,6 +49,11 @@ from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.places import NO_ROOM, refuse_name, refuse_unwritable
 from furl_lightning.utils.stopping import Stopped, Stopping
 
+NOT_REPLAYED = (
+    "warning: an episode that is played again from its seed and actions comes out otherwise, so this run is saved, "
+    "stopped and resumed between two episodes only"
+)
+
 
 @dataclass
 class Plan:
@@ -168,6 +173,9 @@ def prepare(argv: Sequence[str], stopping: Stopping) -> Plan:
         data.restored_from = checkpoint.parent
     if data.simulators.render is not None:
         open_gl(trainer.strategy.root_device)
+    data.examine()
+    if not data.can_be_replayed:
+        print(f"furl-fit: {NOT_REPLAYED}", file=sys.stderr)
     checkpoints = Checkpoints(folder.checkpoints, stopping)
     shown = [Evaluation(stopping), FilmLog(config.pictures), TensorBoardPages()]
     callbacks = [MachineRecord(folder.machine), MetricsLog(), *shown, checkpoints]

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.envs.episodes import AFTER_SUCCESS, Episode, play
-from furl_lightning.envs.simulator import Expert, GoalMode, Simulator, SimulatorSettings
+from furl_lightning.envs.metaworld import MetaWorld
+from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
 from furl_lightning.pictures import RenderQuality
 from furl_lightning.tasks import EPISODE_STEPS, INSTRUCTIONS, Agent, task_names
 from furl_lightning.training.film import Film, pictures, strip, write_video
@@ -58,11 +59,10 @@ def _oracle(argv: list[str]) -> int:
 
 def demonstrate(agent: Agent, goal: GoalMode, render: RenderQuality = "fast") -> Episode:
     """An expert's episode, every step of it, until a little after its first success."""
-    simulator = Simulator(agent.task, agent.seed, SimulatorSettings(goal, render), show_goal=True)
-    expert = Expert(agent.task)
+    simulator = MetaWorld(agent.task, agent.seed, SimulatorSettings(goal, render), show_goal=True)
 
     def act(step: int, observation: np.ndarray) -> np.ndarray:
-        return expert.action(observation.astype(np.float32))  # as agents see it, and as the goal image's expert does
+        return simulator.expert(observation.astype(np.float32))  # as agents see it, and as the goal image's expert does
 
     try:
         return play(simulator, act, range(EPISODE_STEPS + 1), after_success=AFTER_SUCCESS)
@@ -71,7 +71,7 @@ def demonstrate(agent: Agent, goal: GoalMode, render: RenderQuality = "fast") ->
 
 
 def write(out: Path, agent: Agent, goal: GoalMode, episode: Episode) -> None:
-    """An episode's files. The .npz holds the fields of :class:`Episode`, and task, instruction, seed and goal mode."""
+    """An episode's files. The .npz holds the fields of :class:`Episode` and of its state, and who it is of."""
     name = str(agent).replace("/", "-")
     film = Film(agent, INSTRUCTIONS[agent.task], episode, None)
     write_video(out / name, pictures(film), FPS)
@@ -86,5 +86,6 @@ def write(out: Path, agent: Agent, goal: GoalMode, episode: Episode) -> None:
         instruction=INSTRUCTIONS[agent.task],
         seed=agent.seed,
         goal_mode=goal,
-        **vars(episode),
+        **{name: values for name, values in vars(episode).items() if name != "state"},
+        **episode.state,
     )

@@ -24,7 +24,7 @@ from furl_lightning.envs.episodes import Episode, Manner
 from furl_lightning.envs.settings import EnvSettings
 from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
 from furl_lightning.method.alignment import AlignmentSettings
-from furl_lightning.tasks import INSTRUCTIONS, Agent, task_names
+from furl_lightning.tasks import INSTRUCTIONS, METAWORLD, Agent, task_names
 from furl_lightning.training.trained import Trained, load
 from furl_lightning.utils.durable import is_other, write_folder
 from furl_lightning.utils.errors import BadInput
@@ -78,6 +78,12 @@ def _probe(argv: list[str]) -> int:
     options = parser("furl-probe", "Measure how well a VLM's reward orders and tells apart scripted experts' episodes.")
     options.add_argument("--tasks", nargs="+", type=str, default=None, help="Tasks or sets (mt10; the checkpoint's).")
     options.add_argument("--vlm", type=VLM | None, default=None, help="The VLM, as in furl-fit's model.vlm (Embedded).")
+    options.add_argument(
+        "--simulator",
+        type=str | None,
+        default=None,
+        help="With --ckpt_path: the run's data.env.simulator, if your own.",
+    )
     options.add_argument("--ckpt_path", type=str | None, default=None, help="Also measure this run's own reward.")
     options.add_argument(
         "--prompts", type=dict[str, Prompt] | None, default=None, help="Sentences by task: {reach: go}."
@@ -96,13 +102,13 @@ def _probe(argv: list[str]) -> int:
         raise BadInput(f"{out} holds something else than a probe; choose another --out")
     if arguments.processes < 1:
         raise BadInput(f"processes must be at least 1, not {arguments.processes}")
-    tasks = None if arguments.tasks is None else task_names(names(arguments.tasks))
+    tasks = None if arguments.tasks is None else names(arguments.tasks)
     subject = _of_vlm(arguments, tasks) if arguments.ckpt_path is None else _of_checkpoint(arguments, tasks)
     warn_of_slow_bfloat16(subject.vlm)
     subject.embeddings  # noqa: B018  # refuses what the VLM cannot read, before anything is played
     agents = subject.agents
     with worker_pool(arguments.processes) as pool:
-        goals = goal_images(pool, list(dict.fromkeys([*agents, *OTHERS])), subject.settings)
+        goals = goal_images(pool, agents, subject.settings) | goal_images(pool, OTHERS, metaworld(subject.settings))
         played = play(pool, agents, subject.settings, MANNERS)
         episodes = {(agent, manner): episode for agent, manner, episode in played}
     print(write_folder(out, MARK, lambda folder: write(folder, subject, episodes, goals)))
@@ -112,7 +118,7 @@ def _probe(argv: list[str]) -> int:
 
 def _of_vlm(arguments: Any, tasks: list[str] | None) -> Subject:
     """A VLM alone, on placements of the given seeds."""
-    tasks = task_names("mt10") if tasks is None else tasks
+    tasks = task_names("mt10" if tasks is None else tasks)
     prompts = arguments.prompts or {}
     unknown = sorted(set(prompts) - set(tasks))
     if unknown:
@@ -137,7 +143,7 @@ def _of_checkpoint(arguments: Any, tasks: list[str] | None) -> Subject:
     for name in ("prompts", "seeds", "goal", "l2_margin"):
         if getattr(arguments, name) is not None:
             raise BadInput(f"--{name} cannot be given with --ckpt_path: it is the run's own")
-    trained = load(Path(arguments.ckpt_path), arguments.vlm)
+    trained = load(Path(arguments.ckpt_path), arguments.vlm, arguments.simulator)
     if trained.module.vlm is None:
         raise BadInput(f"{arguments.ckpt_path} is of a run without a VLM: there is no reward to probe")
     rows = trained.rows(tasks)
@@ -149,6 +155,12 @@ def _of_checkpoint(arguments: Any, tasks: list[str] | None) -> Subject:
         trained,
         trained.module.alignment_settings.l2_margin if trained.data.goal_image else None,
     )
+
+
+def metaworld(settings: SimulatorSettings) -> SimulatorSettings:
+    """Meta-World's simulators with another's picture: their goal images are images of something else."""
+    ours = SimulatorSettings(settings.goal, settings.render, settings.mirror, settings.bgr, size=settings.size)
+    return settings if settings.simulator == METAWORLD else ours
 
 
 Scored = dict[tuple[Agent, Manner], ScoredEpisode]
@@ -200,7 +212,9 @@ def write(
     measures: dict[str, dict[str, dict[str, float]]] = {}
     pictures = {}
     words = [
-        f"{agent.task}, seed {agent.seed}: the scripted expert fails: no goal image, and no distance to it"
+        f"{agent.task}, seed {agent.seed}: "
+        + ("the scripted expert fails" if (agent, "expert") in episodes else "there is no scripted expert")
+        + ": no goal image, and no distance to it"
         for agent in subject.agents
         if agent not in goals
     ]

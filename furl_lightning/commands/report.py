@@ -24,7 +24,7 @@ from furl_lightning.analysis.tables import (
 )
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.runs.read import NoRun, Run, labels, read
-from furl_lightning.tasks import task_names
+from furl_lightning.tasks import METAWORLD, UnknownTask, names_among, task_names
 from furl_lightning.utils.durable import is_other, write_folder
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.places import refuse_unwritable
@@ -75,8 +75,14 @@ def _report(argv: list[str]) -> int:
     refuse_unwritable(out, "--out")
     if is_other(out, MARK):
         raise BadInput(f"{out} holds something else than a report; choose another --out")
-    tasks = None if arguments.tasks is None else task_names(names(arguments.tasks))
+    tasks = None if arguments.tasks is None else names(arguments.tasks)
+    if tasks is not None and not tasks:
+        raise UnknownTask("no task given; name at least one, e.g. 'drawer-close' or 'mt10'")
     runs, absent = _read([Path(folder) for folder in arguments.runs])
+    if tasks is not None:
+        there = {agent.task for run in runs for agent in run.agents}
+        of_metaworld = all(run.simulator == METAWORLD for run in runs)
+        tasks = task_names(tasks) if of_metaworld else names_among(tasks, there)
     methods = group(runs, _names(runs, arguments.label), tasks)
     tasks = tasks_of(methods) if tasks is None else tasks
     if not any(method.final(task).size for method in methods for task in tasks):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchrl.collectors import Collector
 
 from furl_lightning.data.policy import ExplorationPolicy
-from furl_lightning.envs.metaworld import MetaWorldEnv
+from furl_lightning.envs.population import PopulationEnv
 from furl_lightning.envs.workers import TIMEOUT
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.settings import AtLeast, Between, Settings
@@ -97,7 +97,7 @@ class Collection:
     """
 
     def __init__(
-        self, env: MetaWorldEnv, policy: ExplorationPolicy, settings: CollectionSettings, action_repeat: int = 1
+        self, env: PopulationEnv, policy: ExplorationPolicy, settings: CollectionSettings, action_repeat: int = 1
     ) -> None:
         self.env, self.policy, self.settings = env, policy, settings
         self.actions = settings.iteration_steps(action_repeat) // action_repeat
@@ -168,7 +168,7 @@ class Collection:
         }
 
     def load_state_dict(self, state: dict[str, Any], chosen: int, actions: Tensor) -> None:
-        """Put back what :meth:`state_dict` gave, after ``chosen`` actions, with this episode's [T, A, 4]."""
+        """Put back what :meth:`state_dict` gave, after ``chosen`` actions, with this episode's [T, A, action]."""
         self.policy.chosen, self.policy.noise = chosen, state.get("noise")
         self._refreshed = self.settings.overlap and state["acting"] is not None
         if self._refreshed:

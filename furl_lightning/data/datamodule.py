@@ -19,13 +19,16 @@ from furl_lightning.data.experience import EpisodeOutcome, Experience
 from furl_lightning.data.goal_images import embed_goal_images
 from furl_lightning.data.policy import exploration_policy
 from furl_lightning.data.schedule import CheckpointSettings, EvaluationSettings
-from furl_lightning.envs.metaworld import MetaWorldEnv
+from furl_lightning.envs.examination import can_be_replayed, with_sizes
+from furl_lightning.envs.population import PopulationEnv
 from furl_lightning.envs.settings import EnvSettings
+from furl_lightning.envs.simulators import sentences, task_names
 from furl_lightning.method.learner import Batch, Learner
 from furl_lightning.method.success_memory import MemorySettings
+from furl_lightning.pictures import FRAME_SIZE, RenderQuality
 from furl_lightning.randomness import Randomness, global_states, seed_global, set_global_states
 from furl_lightning.replay.buffer import FIELDS, ReplaySettings
-from furl_lightning.tasks import INSTRUCTIONS, Agent, task_names
+from furl_lightning.tasks import METAWORLD, Agent
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import VLM
 from furl_lightning.vlm.prompts import Prompt, check_prompt
@@ -43,10 +46,10 @@ class FuRLDataModule(LightningDataModule):
     """Collects with the learner's policies, embeds frames, stores transitions, draws batches.
 
     Args:
-        tasks: Meta-World tasks or sets of them (mt10, mt25, mt50); the population is tasks x seeds.
+        tasks: the simulator's tasks, or sets of Meta-World's (mt10, mt25, mt50); the population is tasks x seeds.
         seeds: one agent per task and seed.
         env_steps: length of the run, in environment steps per agent.
-        prompts: by task name: a sentence in place of the catalogue's, or a list of several to be averaged.
+        prompts: by task name: a sentence in place of the task's own, or a list of several to be averaged.
         goal_image: align with the expert's first-success frame until the agent's own first success; null:
             wherever there are heads to align.
         env: the environments.
@@ -83,8 +86,8 @@ class FuRLDataModule(LightningDataModule):
                 raise BadInput(
                     f"{part.option}.size must hold an episode of {env.episode_actions} steps, not {part.size}"
                 )
-        self.agents = population(tasks, seeds)
-        self.instructions = instructions(self.agents, prompts or {})
+        self.agents = population(tasks, seeds, env.simulator)
+        self.instructions = instructions(self.agents, prompts or {}, sentences(env.simulator))
         self.env_steps_total, self.goal_image = env_steps, goal_image
         self.env_settings, self.collection_settings = env, collection
         self.replay_settings, self.memory_settings = replay, memory
@@ -92,6 +95,8 @@ class FuRLDataModule(LightningDataModule):
         self.simulators = env.simulators(frames=True)
         """What all simulators have in common; without a picture where the method has no use for one."""
 
+        self.can_be_replayed = True
+        """Whether an episode can be played again from its seed and actions, so that a run can resume within it."""
         self.randomness = Randomness(self.agents)
         self.env_steps = 0
         """Environment steps made so far, per agent."""
@@ -134,6 +139,25 @@ class FuRLDataModule(LightningDataModule):
         """What a policy that sees pixels needs to see them; one for each policy."""
         return None if self.pixel_size is None else FrameStack()
 
+    # -- the environments, before any is made for training
+
+    def draw(self, frames: bool, auto: RenderQuality = "fast", light_size: int = FRAME_SIZE) -> None:
+        """Say what is drawn, as :meth:`EnvSettings.simulators` has it; environments tell their sizes now.
+
+        Raises:
+            BadInput: they cannot be made like this.
+        """
+        simulators = self.env_settings.simulators(frames, auto, light_size)
+        self.simulators = with_sizes(simulators, [agent.task for agent in self.agents])
+
+    def examine(self) -> None:
+        """Play a short episode of each task: whether it keeps the contract, and whether it can be replayed.
+
+        Raises:
+            BadInput: an environment does not keep the contract.
+        """
+        self.can_be_replayed = can_be_replayed(self.simulators, [agent.task for agent in self.agents])
+
     # -- the pieces, made when training begins
 
     def connect(self, learner: Learner, vlm: VLM | None) -> None:
@@ -151,7 +175,7 @@ class FuRLDataModule(LightningDataModule):
         random_actions = self.collection_settings.start_steps // self.action_repeat
         policy = exploration_policy(learner, self.randomness, random_actions, self.frame_stack())
         policy.noise_beta, policy.episode_steps = self.collection_settings.noise_beta, self.episode_steps
-        env = MetaWorldEnv(
+        env = PopulationEnv(
             self.agents,
             self.simulators,
             self.collection_settings.num_workers,
@@ -278,13 +302,22 @@ class FuRLDataModule(LightningDataModule):
         self.env_steps = state["env_steps"]
         self.experience.load_state_dict(state, self.restored_from)
         taken = self.env_steps % self.episode_steps // self.action_repeat  # actions of this episode
+        if taken and not self.can_be_replayed:
+            raise BadInput(
+                f"the checkpoint was saved at step {self.env_steps:,}, within an episode, which these environments "
+                "cannot play again from its seed and actions; go on from one between two episodes"
+            )
         policy, pixels = self._collection.policy, self.experience.pixels
         if taken and pixels is not None:
             assert policy.stack is not None
             number = torch.full((len(self.agents), 1), pixels.steps_written - 1)
             policy.stack.frames = pixels.stacks(number)[:, 0, :-1].cpu()  # before the newest, still to be shown
         replay = self.experience.replay
-        actions = replay.last(taken, "action").cpu() if taken else torch.empty(0, len(self.agents), 4)
+        actions = (
+            replay.last(taken, "action").cpu()
+            if taken
+            else torch.empty(0, len(self.agents), self.simulators.action_dim)
+        )
         self._collection.load_state_dict(state, self.env_steps // self.action_repeat, actions)
 
     def teardown(self, stage: str) -> None:
@@ -314,11 +347,11 @@ class _Iterations:
         return self.data.iterate()
 
 
-def population(tasks: str | list[str], seeds: list[int]) -> list[Agent]:
+def population(tasks: str | list[str], seeds: list[int], simulator: str = METAWORLD) -> list[Agent]:
     """The agents of tasks x seeds.
 
     Raises:
-        BadInput: no such task, or seeds that are none, negative, or given twice.
+        BadInput: no such task or simulator, or seeds that are none, negative, or given twice.
     """
     if not seeds:
         raise BadInput("data.seeds is empty; give at least one, e.g. [0]")
@@ -327,14 +360,14 @@ def population(tasks: str | list[str], seeds: list[int]) -> list[Agent]:
     if len(set(seeds)) < len(seeds):
         twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
         raise BadInput(f"data.seeds has {', '.join(map(str, twice))} twice; each agent needs a seed of its own")
-    return [Agent(task, seed) for task in task_names(tasks) for seed in seeds]
+    return [Agent(task, seed) for task in task_names(simulator, tasks) for seed in seeds]
 
 
-def instructions(agents: list[Agent], prompts: dict[str, Prompt]) -> list[Prompt]:
-    """Each agent's instruction: the catalogue's, or the prompt for its task.
+def instructions(agents: list[Agent], prompts: dict[str, Prompt], own: dict[str, str]) -> list[Prompt]:
+    """Each agent's instruction: the task's own, or the prompt for it.
 
     Raises:
-        BadInput: a prompt for a task that nobody has, or one without a sentence.
+        BadInput: a prompt for a task that nobody has, or one without a sentence, or a task that has neither.
     """
     names = list(dict.fromkeys(agent.task for agent in agents))
     unknown = sorted(set(prompts) - set(names))
@@ -342,5 +375,8 @@ def instructions(agents: list[Agent], prompts: dict[str, Prompt]) -> list[Prompt
         raise BadInput(f"data.prompts names {', '.join(unknown)}, not among data.tasks: {', '.join(names)}")
     for name, prompt in prompts.items():
         check_prompt(prompt, f"data.prompts.{name}")
-    sentences: dict[str, Prompt] = {**INSTRUCTIONS, **prompts}
-    return [sentences[agent.task] for agent in agents]
+    by_task: dict[str, Prompt] = {**own, **prompts}
+    silent = [name for name in names if name not in by_task]
+    if silent:
+        raise BadInput(f"data.prompts must have a sentence for {', '.join(silent)}, which brings none of its own")
+    return [by_task[agent.task] for agent in agents]

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from furl_lightning.envs.simulator import SimulatorSettings, first_success_frame
+from furl_lightning.envs.episodes import goal_image
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.tasks import Agent
 from furl_lightning.vlm import VLM
 
@@ -21,10 +22,10 @@ def goal_images(agents: Sequence[Agent], settings: SimulatorSettings) -> dict[in
     """Goal images, uint8 [H, W, 3], by the agent's place in the population; an agent whose expert fails has none."""
     images = {}
     for place, agent in enumerate(agents):
-        image = first_success_frame(agent.task, agent.seed, settings)
+        image = goal_image(agent.task, agent.seed, settings)
         if image is None:
             logging.getLogger(__name__).warning(
-                "the scripted expert fails on %s: no goal image, so no alignment before its first success", agent
+                "no scripted expert succeeds on %s: no goal image, so no alignment before its first success", agent
             )
         else:
             images[place] = image

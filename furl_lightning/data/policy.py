@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from furl_lightning.agents.encoder import FrameStack
 from furl_lightning.agents.sac import SAC
-from furl_lightning.envs.simulator import ACTION_DIM
 from furl_lightning.method.learner import Learner
 from furl_lightning.method.relay import Relay
 from furl_lightning.randomness import Randomness, coloured_normal, normal, uniform_actions
@@ -55,6 +54,7 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
         self._learning = tuple(agents)  # in tuples: their weights are the module's to save
         self._acting = tuple(ActorCopy(agent) for agent in agents)
         self.randomness, self.random_actions, self.stack = randomness, random_actions, stack
+        self.action_dim = agents[0].actor.mean.bias.shape[-1]
         self.chosen = 0
         """Actions chosen so far, per agent."""
         self.noise_beta, self.episode_steps = 0.0, EPISODE_STEPS
@@ -84,7 +84,7 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
             self.begin_episode()
         observation = _observe(tensordict, self.stack)
         if self.chosen < self.random_actions:
-            action = uniform_actions(self.randomness.exploration, ACTION_DIM)
+            action = uniform_actions(self.randomness.exploration, self.action_dim)
         else:
             action = self.choose(observation, step)[:, 0].cpu()
         self.chosen += 1
@@ -94,9 +94,9 @@ class ExplorationPolicy(TensorDictModuleBase, ABC):
     def draw_noise(self, count: int, step: int) -> Tensor:
         """Standard normal numbers [A, count, 1, action] of a step, of the same ``count`` throughout an episode."""
         if not self.noise_beta:
-            return normal(self.randomness.exploration, count, 1, ACTION_DIM)
+            return normal(self.randomness.exploration, count, 1, self.action_dim)
         if step == 0 or self.noise is None:
-            shape = (count, self.episode_steps, ACTION_DIM)
+            shape = (count, self.episode_steps, self.action_dim)
             self.noise = coloured_normal(self.randomness.exploration, self.noise_beta, *shape)
         return self.noise[:, :, step : step + 1]
 

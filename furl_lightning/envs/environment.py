@@ -16,6 +16,7 @@ agents' episodes have the same length: there is no end before. docs/own_task.md 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -89,8 +90,10 @@ class Environment(ABC):
 
     expert: Any = None
     """A method ``expert(observation) -> action`` [action_dim] that solves the task, where there is one."""
-    observation_names: list[str] | None = None
-    """The observation's entries in words, for the contract beside an exported policy."""
+    observation_names: Sequence[str] | None = None
+    action_names: Sequence[str] | None = None
+    steps_per_second: float | None = None
+    """For the contract beside an exported policy: the entries in words, and how often a step is taken, in Hz."""
 
     def close(self) -> None:  # noqa: B027  # most have nothing to free
         """Free what it holds."""

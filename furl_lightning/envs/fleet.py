@@ -16,7 +16,8 @@ import numpy as np
 
 from furl_lightning.envs.rendering import close_gl
 from furl_lightning.envs.shared_memory import SharedMemory
-from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, Simulator, SimulatorSettings
+from furl_lightning.envs.simulator import Simulator, SimulatorSettings
+from furl_lightning.envs.simulators import make_simulator
 from furl_lightning.envs.workers import TIMEOUT, Workers
 from furl_lightning.tasks import Agent
 
@@ -36,8 +37,8 @@ class _Arrays:
     def _shapes(num: int, settings: SimulatorSettings) -> dict[str, tuple[tuple[int, ...], Any]]:
         frames = 0 if settings.render is None else num
         return {
-            "action": ((num, ACTION_DIM), np.float32),
-            "observation": ((num, OBS_DIM), np.float32),
+            "action": ((num, settings.action_dim), np.float32),
+            "observation": ((num, settings.observation_dim), np.float32),
             "reward": ((num,), np.float32),
             "success": ((num,), np.bool_),
             "truncated": ((num,), np.bool_),
@@ -65,7 +66,7 @@ class _Share:
 
     def __init__(self, agents: Sequence[Agent], settings: SimulatorSettings, arrays: _Arrays, rows: range) -> None:
         self.arrays, self.rows = arrays, rows
-        self.simulators = [Simulator(agents[i].task, agents[i].seed, settings) for i in rows]
+        self.simulators = [make_simulator(agents[i].task, agents[i].seed, settings) for i in rows]
         self.frames = settings.render is not None
 
     def reset(self) -> None:
@@ -87,7 +88,7 @@ class _Share:
             self.arrays.seconds[i, 1] = next(clock) if self.frames else 0.0
 
     def replay(self, actions: np.ndarray) -> None:
-        """Step through recorded actions [T, rows, 4] without drawing, then draw once."""
+        """Step through recorded actions [T, rows, action] without drawing, then draw once."""
         for t in range(len(actions)):
             for j, (i, simulator) in enumerate(zip(self.rows, self.simulators, strict=True)):
                 self.arrays.observation[i] = simulator.step(actions[t, j]).observation
@@ -144,8 +145,8 @@ class Fleet:
         WorkerError: here and in every call: a worker failed, ended, or does not answer in time.
 
     Attributes:
-        arrays: observation [A, 39], reward [A], success [A], truncated [A], pixels [A, size, size, 3]
-            of the last call, and action [A, 4] that the next step will take.
+        arrays: observation [A, obs], reward [A], success [A], truncated [A], pixels [A, size, size, 3]
+            of the last call, and action [A, action] that the next step will take.
     """
 
     def __init__(
@@ -187,7 +188,7 @@ class Fleet:
         self._call("step")
 
     def replay(self, actions: np.ndarray) -> None:
-        """Step through recorded actions, float32 [T, A, 4], drawing only at the end."""
+        """Step through recorded actions, float32 [T, A, action], drawing only at the end."""
         self._call("replay", [actions[:, rows.start : rows.stop] for rows in self._rows])
 
     def random_states(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""An environment by the contract as a simulator: its seeds drawn, its observations and pictures brought to one shape."""
+"""An environment by the contract as a simulator: seeds drawn for it, observations and pictures of one shape."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ class Hosted(Simulator):
             raise BadInput(f"step of {self.name} must return three things, observation, reward and success, not {what}")
         observation, reward, success = given
         if not isinstance(success, bool | np.bool_):
-            raise BadInput(f"success, the third that step of {self.name} returns, must be true or false, not {success!r}")
+            raise BadInput(
+                f"success, the third that step of {self.name} returns, must be true or false, not {success!r}"
+            )
         if not isinstance(reward, int | float | np.number) or not np.isfinite(reward):
             raise BadInput(f"the reward, the second that step of {self.name} returns, must be a number, not {reward!r}")
         self._steps += 1
@@ -88,8 +90,7 @@ class Hosted(Simulator):
 
     def random_state(self) -> dict[str, Any]:
         """The state of the generator that seeds are drawn from."""
-        state: dict[str, Any] = self._seeds.bit_generator.state
-        return state
+        return dict(self._seeds.bit_generator.state)
 
     def set_random_state(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`random_state` gave; takes effect at the next reset."""
@@ -104,8 +105,12 @@ class Hosted(Simulator):
         dim = self.observation_dim
         observation = given if isinstance(given, np.ndarray) else np.asarray(given)
         if observation.shape != (dim,) or observation.dtype.kind not in "fiub":
-            is_given = f"{list(observation.shape)} of {observation.dtype}" if observation.dtype != object else repr(given)
-            raise BadInput(f"{method} of {self.name} must return an observation of {dim} numbers, [{dim}], not {is_given}")
+            is_given = (
+                f"{list(observation.shape)} of {observation.dtype}" if observation.dtype != object else repr(given)
+            )
+            raise BadInput(
+                f"{method} of {self.name} must return an observation of {dim} numbers, [{dim}], not {is_given}"
+            )
         if not np.isfinite(observation).all():
             raise BadInput(f"{method} of {self.name} returned an observation that is not finite: {observation}")
         padded = np.zeros(self.settings.observation_dim, np.float32)
@@ -129,7 +134,9 @@ def square(picture: np.ndarray, size: int, name: str) -> np.ndarray:
     height, width = picture.shape[:2]
     side = min(height, width)
     if side < SMALLEST_PICTURE:
-        raise BadInput(f"{name}: a picture must be at least {SMALLEST_PICTURE} pixels high and wide, not {height}x{width}")
+        raise BadInput(
+            f"{name}: a picture must be at least {SMALLEST_PICTURE} pixels high and wide, not {height}x{width}"
+        )
     top, left = (height - side) // 2, (width - side) // 2
     cut = picture[top : top + side, left : left + side]
     if side == size:

@@ -1,4 +1,4 @@
-"""Meta-World's population as one TorchRL environment of batch size [A]."""
+"""A population's environments as one TorchRL environment of batch size [A]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase
 
 from furl_lightning.envs.fleet import Fleet
 from furl_lightning.envs.settings import RewardKind
-from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, SimulatorSettings
+from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.envs.workers import TIMEOUT
 from furl_lightning.tasks import Agent
 
@@ -24,14 +24,14 @@ def shrink(pixels: torch.Tensor, size: int) -> torch.Tensor:
     return resized.permute(0, 2, 3, 1).contiguous()
 
 
-class MetaWorldEnv(EnvBase):
-    """A agents' Meta-World v3 environments in lockstep; all reset together, at an episode's end.
+class PopulationEnv(EnvBase):
+    """A agents' environments in lockstep; all reset together, at an episode's end.
 
-    Reads ``action`` [A, 4]. Writes ``observation`` [A, 39], ``success`` [A, 1], ``episode_step``
+    Reads ``action`` [A, action]. Writes ``observation`` [A, obs], ``success`` [A, 1], ``episode_step``
     [A, 1] (the simulators' steps in this episode), with rendering ``pixels`` uint8 [A, size, size, 3], with
     ``pixel_size`` also the same picture smaller, ``frame`` uint8 [A, pixel_size, pixel_size, 3], the
     usual done entries (``terminated`` is never true), and ``reward`` [A, 1]: success - 1 if sparse,
-    Meta-World's own in [0, 10] if dense, summed where an action is repeated.
+    the environment's own if dense (Meta-World's in [0, 10]), summed where an action is repeated.
 
     Args:
         agents: the population.
@@ -61,7 +61,7 @@ class MetaWorldEnv(EnvBase):
         self._states_at_reset: list[dict[str, Any]] = []
         self._pending: tuple[dict[str, Any], torch.Tensor] | None = None
         observation = {
-            "observation": Unbounded((num, OBS_DIM)),
+            "observation": Unbounded((num, settings.observation_dim)),
             "success": Categorical(2, shape=(num, 1), dtype=torch.bool),
             "episode_step": Unbounded((num, 1), dtype=torch.int64),
         }
@@ -70,7 +70,7 @@ class MetaWorldEnv(EnvBase):
         if pixel_size is not None:
             observation["frame"] = Unbounded((num, pixel_size, pixel_size, 3), dtype=torch.uint8)
         self.observation_spec = Composite(observation, shape=(num,))
-        self.action_spec = Bounded(-1.0, 1.0, (num, ACTION_DIM))
+        self.action_spec = Bounded(-1.0, 1.0, (num, settings.action_dim))
         self.reward_spec = Unbounded((num, 1))
         flag = Categorical(2, shape=(num, 1), dtype=torch.bool)
         self.done_spec = Composite(done=flag.clone(), terminated=flag.clone(), truncated=flag.clone(), shape=(num,))
@@ -145,7 +145,7 @@ class MetaWorldEnv(EnvBase):
         return {"random_states": self._states_at_reset}
 
     def restore(self, snapshot: dict[str, Any], actions: torch.Tensor) -> None:
-        """Make the next reset begin the snapshot's episode again and take its actions [T, A, 4]."""
+        """Make the next reset begin the snapshot's episode again and take its actions [T, A, action]."""
         self._pending = snapshot, actions
 
     def close(self, *, raise_if_closed: bool = True) -> None:

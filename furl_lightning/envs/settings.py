@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
 from furl_lightning.pictures import FRAME_SIZE, RenderQuality
-from furl_lightning.tasks import EPISODE_STEPS
+from furl_lightning.tasks import EPISODE_STEPS, METAWORLD
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.settings import AtLeast, Between, Settings
 
@@ -18,14 +18,18 @@ Render = Literal["auto", "light", "fast", "full"]
 
 @dataclass(frozen=True)
 class EnvSettings(Settings, option="data.env"):
-    """Meta-World's environments."""
+    """The environments."""
 
+    simulator: str = METAWORLD
+    """MetaWorld, Fetch, Gymnasium, or the import path of an environment of your own: see docs/own_task.md."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the simulator's class, such as Gymnasium's ids: {reach: FetchReach-v4}."""
     goal: GoalMode = "fixed"
-    """fixed: placed once from the seed, goal hidden; random: placed anew at each reset, goal observed."""
+    """fixed: placed once from the seed, Meta-World's goal hidden; random: placed anew at each reset, goal observed."""
     reward: RewardKind = "sparse"
-    """The task's reward: sparse (success - 1) or dense (Meta-World's own)."""
-    episode_steps: Annotated[int, Between(1, EPISODE_STEPS)] = EPISODE_STEPS
-    """Steps of an episode; Meta-World's own have 500, other protocols have fewer."""
+    """The task's reward: sparse (success - 1) or dense (the environment's own)."""
+    episode_steps: Annotated[int, AtLeast(1)] = EPISODE_STEPS
+    """Steps of an episode, at most the environment's own; Meta-World's have 500, other protocols have fewer."""
     action_repeat: Annotated[int, AtLeast(1)] = 1
     """Steps that each action is taken for. Rewards are per action: dense ones summed over its steps, sparse ones by the
     success after the last of them; so are transitions and updates. Whatever counts steps counts the simulator's."""
@@ -36,6 +40,8 @@ class EnvSettings(Settings, option="data.env"):
     render: Render = "auto"
     """full (the simulator's own picture), fast (no shadows, reflections, multisampling), light (as fast, with a tenth
     of the meshes' faces, at the size that the VLM sees); auto: what the VLM asks for, or fast."""
+    camera: str | None = None
+    """The model's camera that draws the picture; null: the usual one, for Meta-World the published code's, corner2."""
     mirror: bool = False
     """Feed the VLM the mirror image, as the published code does."""
     bgr: bool = False
@@ -43,6 +49,10 @@ class EnvSettings(Settings, option="data.env"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.simulator == METAWORLD and self.episode_steps > EPISODE_STEPS:
+            raise BadInput(f"{self.option}.episode_steps must be {Between(1, EPISODE_STEPS)}, not {self.episode_steps}")
+        if self.simulator == METAWORLD and self.options:
+            raise BadInput(f"{self.option}.options must be empty with {self.option}.simulator {METAWORLD}")
         if self.episode_steps % self.action_repeat:
             raise BadInput(
                 f"{self.option}.action_repeat must divide an episode's {self.episode_steps} steps "
@@ -73,6 +83,14 @@ class EnvSettings(Settings, option="data.env"):
                 f"{self.pixel_size}; set a smaller one, or {self.option}.render fast"
             )
         settings = SimulatorSettings(
-            self.goal, None, self.mirror, self.bgr, self.episode_steps, action_repeat=self.action_repeat
+            self.goal,
+            None,
+            self.mirror,
+            self.bgr,
+            self.episode_steps,
+            action_repeat=self.action_repeat,
+            camera=self.camera,
+            simulator=self.simulator,
+            options=self.options,
         )
         return replace(settings, render=render, size=size) if frames else settings

@@ -9,10 +9,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from furl_lightning.pictures import FRAME_SIZE, RenderQuality
-from furl_lightning.tasks import EPISODE_STEPS
+from furl_lightning.tasks import EPISODE_STEPS, METAWORLD
 
 GoalMode = Literal["fixed", "random"]
-METAWORLD = "MetaWorld"
 OBS_DIM = 39
 ACTION_DIM = 4
 """Of Meta-World's observations and actions."""
@@ -24,7 +23,7 @@ class SimulatorSettings:
 
     goal: GoalMode = "fixed"
     """``fixed``: each episode begins in the same placement, which follows from the seed; Meta-World's goal is hidden
-    from the observation (its last three entries are 0). ``random``: placed anew at every reset; the goal is observed."""
+    from the observation (its last three entries are 0). ``random``: placed anew at every reset, goal observed."""
     render: RenderQuality | None = None
     """Picture quality, or None to make no renderer, and so no OpenGL context."""
     mirror: bool = False
@@ -95,7 +94,7 @@ class Simulator(ABC):
 
     @abstractmethod
     def expert(self, observation: np.ndarray) -> np.ndarray | None:
-        """The scripted expert's action for an observation, float32 [action_dim] in [-1, 1]; None: there is no expert."""
+        """The scripted expert's action, float32 [action_dim] in [-1, 1], for an observation; None: there is none."""
 
     def goal_image(self) -> np.ndarray | None:
         """After a reset: a frame of this placement in success, where one is at hand without an expert."""

@@ -11,7 +11,8 @@ from furl_lightning import tasks
 from furl_lightning.envs.environment import Environment
 from furl_lightning.envs.hosted import Hosted
 from furl_lightning.envs.metaworld import MetaWorld
-from furl_lightning.envs.simulator import METAWORLD, Simulator, SimulatorSettings
+from furl_lightning.envs.simulator import Simulator, SimulatorSettings
+from furl_lightning.tasks import METAWORLD
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.nearest import nearest
 
@@ -50,7 +51,9 @@ def make_environment(simulator: str, options: dict[str, Any], task: str) -> Envi
     """
     cls = environment_class(simulator)
     refuse_options(cls, options)
-    return cls(task, **options)
+    constructor: Any = cls
+    environment: Environment = constructor(task, **options)
+    return environment
 
 
 def environment_class(simulator: str) -> type[Environment]:

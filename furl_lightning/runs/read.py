@@ -13,7 +13,7 @@ from furl_lightning.runs.folder import RunFolder
 from furl_lightning.runs.lock import is_locked
 from furl_lightning.runs.machine import read_machines
 from furl_lightning.runs.metrics_csv import HEADER
-from furl_lightning.tasks import Agent, UnknownTask, task_names
+from furl_lightning.tasks import METAWORLD, Agent, UnknownTask, names_among, task_names
 from furl_lightning.utils.errors import BadInput
 
 Configuration = dict[str, dict[str, Any]]
@@ -49,6 +49,11 @@ class Run:
     def goal(self) -> str:
         """The goal mode."""
         return str(self.settings["data"]["env"]["goal"])
+
+    @property
+    def simulator(self) -> str:
+        """The simulator's name."""
+        return simulator_of(self.settings)
 
     @property
     def length(self) -> int:
@@ -135,10 +140,15 @@ def _read_config(path: Path) -> tuple[Configuration, list[Agent]]:
     if not isinstance(data["seeds"], list) or not isinstance(data["env_steps"], int):
         raise NoRun(f"{path} is no configuration of furl-fit: data.seeds must be a list, data.env_steps a whole number")
     try:
-        tasks = task_names(data["tasks"])
+        tasks = task_names(data["tasks"]) if simulator_of(settings) == METAWORLD else names_among(data["tasks"], ())
     except UnknownTask as error:
         raise NoRun(f"{path}: {error}") from error
     return settings, [Agent(task, seed) for task in tasks for seed in data["seeds"]]
+
+
+def simulator_of(settings: Configuration) -> str:
+    """``data.env.simulator``, which runs of earlier versions do not name."""
+    return str(settings["data"]["env"].get("simulator", METAWORLD))
 
 
 def _has(settings: Any, name: str) -> bool:

@@ -14,8 +14,9 @@ import yaml
 from furl_lightning.commands.config_files import expand, load
 from furl_lightning.commands.options import check
 from furl_lightning.envs.simulator import GoalMode
+from furl_lightning.envs.simulators import task_names
 from furl_lightning.sweep.trial import Trial
-from furl_lightning.tasks import task_names
+from furl_lightning.tasks import METAWORLD
 from furl_lightning.utils.errors import BadInput
 
 
@@ -26,7 +27,7 @@ class Sweep:
     Args:
         methods: configuration files of furl-fit for each method, each laid over those before it.
         goals: goal modes.
-        tasks: Meta-World tasks or sets of them, as in data.tasks.
+        tasks: the simulator's tasks, or sets of Meta-World's, as in data.tasks.
         seeds: each method is trained with every one, in every goal mode, on every task.
         agents_per_trial: agents (task and seed) that one furl-fit trains, at most.
         common: configuration files under those of all methods.
@@ -60,12 +61,12 @@ class Sweep:
             BadInput: something in the sweep, or in a configuration that it names, cannot be.
         """
         self._refuse_values()
-        try:
-            names = task_names(self.tasks)
-        except BadInput as error:
-            raise BadInput(f"tasks: {error}") from error
         common = _texts(self.common, "common")
         texts = {method: common + _texts(paths, f"methods.{method}") for method, paths in self.methods.items()}
+        try:
+            names = task_names(_simulator([*next(iter(texts.values())), yaml.safe_dump(self.settings)]), self.tasks)
+        except BadInput as error:
+            raise BadInput(f"tasks: {error}") from error
         lengths = {method: self._length(method, names, texts[method]) for method in self.methods}
         trials = []
         for tasks, seeds in shares(names, self.seeds, self.agents_per_trial):
@@ -124,6 +125,17 @@ def shares(tasks: list[str], seeds: list[int], size: int) -> list[tuple[tuple[st
         whole = size // len(tasks)
         return [(tuple(tasks), tuple(seeds[i : i + whole])) for i in range(0, len(seeds), whole)]
     return [(tuple(tasks[i : i + size]), (seed,)) for seed in seeds for i in range(0, len(tasks), size)]
+
+
+def _simulator(texts: list[str]) -> str:
+    """``data.env.simulator`` of settings that are laid over each other, as YAML texts."""
+    simulator = METAWORLD
+    for text in texts:
+        settings: Any = yaml.safe_load(text)
+        for name in ("data", "env", "simulator"):
+            settings = settings.get(name) if isinstance(settings, dict) else None
+        simulator = settings if isinstance(settings, str) else simulator
+    return simulator
 
 
 def _span(parts: list[str]) -> str:

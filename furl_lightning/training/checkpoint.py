@@ -45,6 +45,8 @@ class Checkpoints(Callback):
         self.failed = False
         """Whether the last save did not succeed."""
         self._needs: dict[Path, set[str]] = {}
+        self._due = False
+        """Whether a save waits for the end of the episode."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have Lightning write its files as durably as ours."""
@@ -63,17 +65,23 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save where it is time to, and stop where a signal has come."""
         data = _data(trainer)
-        due = data.env_steps % data.checkpoints.every < data.steps_per_iteration
-        again = self.failed and data.env_steps % data.episode_steps == 0
+        between = data.env_steps % data.episode_steps == 0
+        self._due = self._due or data.env_steps % data.checkpoints.every < data.steps_per_iteration
         stop = self.stopping.signal is not None
-        if due or again or stop or data.env_steps >= data.env_steps_total:
+        end = data.env_steps >= data.env_steps_total
+        if not (between or end or data.can_be_replayed):
+            return  # a run could not go on from here: the episode is finished first
+        if self._due or stop or end or (self.failed and between):
+            self._due = False
             self.save(trainer)
         if stop:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the trainer ended the run for a reason of its own, such as ``trainer.max_time``."""
-        if self.saved_steps != _data(trainer).env_steps and not self.failed:
+        data = _data(trainer)
+        goes_on = data.can_be_replayed or data.env_steps % data.episode_steps == 0
+        if self.saved_steps != data.env_steps and not self.failed and goes_on:
             self.save(trainer)
         self.stopping.waits = False
 

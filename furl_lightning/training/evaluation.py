@@ -14,7 +14,7 @@ from torch import Tensor
 
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.data.policy import DeterministicPolicy
-from furl_lightning.envs.metaworld import MetaWorldEnv
+from furl_lightning.envs.population import PopulationEnv
 from furl_lightning.envs.settings import RewardKind
 from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.envs.workers import TIMEOUT
@@ -49,7 +49,7 @@ class Evaluator:
         if pixel_size is None:
             settings = replace(settings, render=None)
         self.episode_actions = settings.episode_actions
-        self.env = MetaWorldEnv(placed, settings, num_workers, reward, pixel_size, worker_timeout)
+        self.env = PopulationEnv(placed, settings, num_workers, reward, pixel_size, worker_timeout)
         self._start = self.env.fleet.random_states()
 
     def evaluate(

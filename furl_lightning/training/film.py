@@ -16,8 +16,8 @@ from tensordict import TensorDict
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.data.policy import DeterministicPolicy, SomeAgents
 from furl_lightning.envs.episodes import Episode, play
-from furl_lightning.envs.metaworld import shrink
-from furl_lightning.envs.simulator import ACTION_DIM, Simulator
+from furl_lightning.envs.population import shrink
+from furl_lightning.envs.simulators import make_simulator
 from furl_lightning.pictures import FRAME_SIZE
 from furl_lightning.tasks import Agent
 from furl_lightning.training.evaluation import RANDOM_GOAL_SEED_OFFSET
@@ -61,7 +61,7 @@ class Studio:
         agents, settings = data.agents, data.simulators
         offset = RANDOM_GOAL_SEED_OFFSET if settings.goal == "random" else 0
         visible = replace(settings, render=settings.render or "fast")
-        self._simulators = {r: Simulator(agents[r].task, agents[r].seed + offset, visible) for r in rows}
+        self._simulators = {r: make_simulator(agents[r].task, agents[r].seed + offset, visible) for r in rows}
         self._start = {row: simulator.random_state() for row, simulator in self._simulators.items()}
 
     def film(self, row: int, frame_steps: Container[int]) -> Film:
@@ -70,7 +70,7 @@ class Studio:
         policy = SomeAgents(player, [row], len(self.data.agents))
         simulator = self._simulators[row]
 
-        action = np.zeros(ACTION_DIM, np.float32)
+        action = np.zeros(simulator.settings.action_dim, np.float32)
 
         def act(step: int, observation: np.ndarray) -> np.ndarray:
             nonlocal action

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -13,17 +14,19 @@ from furl_lightning.method.alignment import AlignmentSettings
 from furl_lightning.method.learner import RewardSettings
 from furl_lightning.method.relay import RelaySettings
 from furl_lightning.pictures import FRAME_SIZE
+from furl_lightning.tasks import METAWORLD
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import VLM
 from furl_lightning.vlm.prompts import sentences_of
 
 MARKERS = "goal markers at the goal"
 EARLIER_EMBEDDED = "fingerprint 2ab855782b3f80ec"
+INSTRUCTIONS = "instructions (data.prompts)"
 FRAMES = "frames (data.env.render, data.env.mirror, data.env.bgr)"
 
 RESIDUAL = "residual critics (model.sac.critic_blocks, model.sac.critic_width)"
 CATEGORICAL = "categorical critics (model.sac.critic_bins, model.sac.critic_range)"
-LATER_OPTIONS = {"data.env.action_repeat": "1", RESIDUAL: "none", CATEGORICAL: "none"}
+LATER_OPTIONS = {"data.env.simulator": METAWORLD, "data.env.action_repeat": "1", RESIDUAL: "none", CATEGORICAL: "none"}
 """What runs did before they could be told otherwise, which their checkpoints do not say."""
 
 
@@ -42,9 +45,14 @@ def run_identity(
     """The settings that make the tensors of a run, or their meaning, by the options that set them."""
     env = data.env_settings
     baseline = f" ({reward.baseline_prompt}, {reward.baseline_strength})" if reward.baseline_prompt else ""
-    mended = {agent.task for agent in data.agents} & MENDED.keys() if data.simulators.render is not None else set()
+    mended = (
+        {agent.task for agent in data.agents} & MENDED.keys()
+        if data.simulators.render is not None and env.simulator == METAWORLD
+        else set()
+    )
     return {
         "population (data.tasks x data.seeds)": " ".join(str(agent) for agent in data.agents),
+        "data.env.simulator": _simulator(data.simulators),
         "data.env.goal": env.goal,
         "data.env.reward": env.reward,
         "data.env.episode_steps": str(env.episode_steps),
@@ -52,7 +60,7 @@ def run_identity(
         "data.env.obs": "state" if data.pixel_size is None else f"pixels of size {data.pixel_size}",
         "data.goal_image": str(data.goal_image),
         FRAMES: frames_identity(data.simulators),
-        "instructions (data.prompts)": " | ".join(" + ".join(sentences_of(p)) for p in data.instructions),
+        INSTRUCTIONS: " | ".join(" + ".join(sentences_of(p)) for p in data.instructions),
         "model.vlm": f"{vlm.name} of width {vlm.width}, fingerprint {vlm.fingerprint[:16]}" if vlm else "null",
         "model.reward.source": reward.source + baseline,
         "model.relay.enabled": str(relay.enabled),
@@ -72,7 +80,17 @@ def run_identity(
 def frames_identity(simulators: SimulatorSettings) -> str:
     """What frames are like; of the usual size as it was written when there was no other."""
     size = simulators.size
-    return str(simulators) if size == FRAME_SIZE else f"{simulators}, {size} x {size} pixels"
+    camera = f", camera {simulators.camera}" if simulators.camera else ""
+    return f"{simulators}{camera}" + ("" if size == FRAME_SIZE else f", {size} x {size} pixels")
+
+
+def _simulator(simulators: SimulatorSettings) -> str:
+    """Which it is, and the sizes of what it gives and takes."""
+    if simulators.simulator == METAWORLD:
+        return METAWORLD
+    options = f" with {json.dumps(simulators.options, sort_keys=True, default=str)}" if simulators.options else ""
+    sizes = f"observations of {simulators.observation_dim}, actions of {simulators.action_dim}"
+    return f"{simulators.simulator}{options}, {sizes}"
 
 
 def frame_size(identity: dict[str, str]) -> int:

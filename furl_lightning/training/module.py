@@ -14,7 +14,6 @@ from furl_lightning.agents.optim import PopulationAdam
 from furl_lightning.agents.sac import SACSettings
 from furl_lightning.agents.update_graph import UpdateGraph
 from furl_lightning.data.datamodule import FuRLDataModule, Iteration
-from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM
 from furl_lightning.method.alignment import AlignmentSettings
 from furl_lightning.method.learner import Learner, Metrics, RewardSettings, refuse_contradictions
 from furl_lightning.method.relay import RelaySettings
@@ -106,9 +105,9 @@ class FuRLModule(LightningModule):
                 "larger picture; set a smaller data.env.pixel_size or name another VLM"
             )
         if vlm is not None:
-            data.simulators = data.env_settings.simulators(True, vlm.render, vlm.picture_size)
+            data.draw(True, vlm.render, vlm.picture_size)
         else:
-            data.simulators = data.env_settings.simulators(frames=size is not None)
+            data.draw(size is not None)
 
     def build(self, data: FuRLDataModule) -> None:
         """Make the learner of a data module's population, with its initial weights.
@@ -120,8 +119,8 @@ class FuRLModule(LightningModule):
         text, baseline = self.embed_instructions(data)
         self.learner = Learner(
             data.randomness.init,
-            OBS_DIM,
-            ACTION_DIM,
+            data.simulators.observation_dim,
+            data.simulators.action_dim,
             text,
             baseline,
             reward=self.reward_settings,

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from furl_lightning.agents.encoder import STACK, ConvEncoder
 from furl_lightning.agents.networks import Actor
 from furl_lightning.data.datamodule import FuRLDataModule
-from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, SimulatorSettings
-from furl_lightning.tasks import Agent, task_names
-from furl_lightning.training.identity import frame_size
-from furl_lightning.training.saved_settings import NoSettings, safe_settings
+from furl_lightning.envs.simulator import SimulatorSettings
+from furl_lightning.envs.simulators import task_names
+from furl_lightning.tasks import METAWORLD, Agent
+from furl_lightning.training.identity import INSTRUCTIONS, frame_size
+from furl_lightning.training.saved_settings import NoSettings, is_our_simulator, modules_of, safe_settings
 from furl_lightning.training.trained import other_version, read, settings_of
 from furl_lightning.utils.construct import construct
 from furl_lightning.utils.errors import BadInput
@@ -36,7 +37,8 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 class Network(nn.Module):
-    """One agent's deterministic policy as a module: float32 [B, 39], or uint8 [B, 3, S, S, 3], -> actions [B, 4].
+    """One agent's deterministic policy as a module: float32 [B, obs], or uint8 [B, 3, S, S, 3], -> actions
+    [B, action].
 
     Args:
         actor: of this agent alone.
@@ -60,8 +62,8 @@ class Network(nn.Module):
 class Policy:
     """One agent's deterministic policy: ``policy(observation)`` is its action.
 
-    It remembers nothing between two calls. With fixed goals the goal was hidden in training, so whatever the last three
-    entries of an observation hold is taken for zeros; with random goals they must hold the goal's position.
+    It remembers nothing between two calls. With fixed goals Meta-World's goal was hidden in training, so whatever the
+    last three entries of an observation hold is taken for zeros; with random goals they must hold the goal's position.
 
     Attributes:
         agent: its task and seed.
@@ -86,12 +88,12 @@ class Policy:
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        """Of one observation: 39 numbers, or the last three frames, oldest first, uint8 [3, S, S, 3]."""
-        return (OBS_DIM,) if self.pixel_size is None else (STACK, self.pixel_size, self.pixel_size, 3)
+        """Of one observation: numbers, in Meta-World [39], or the last three frames, oldest first, [3, S, S, 3]."""
+        return (self.simulators.observation_dim,) if self.pixel_size is None else (STACK, *(self.pixel_size,) * 2, 3)
 
     @torch.no_grad()
     def __call__(self, observation: Array) -> Array:
-        """The action [4] in [-1, 1] for an observation, or [B, 4] for B of them; an array for an array, or a tensor.
+        """The action in [-1, 1] for an observation, or [B, action] for B of them; an array for an array, or a tensor.
 
         Raises:
             ValueError: it is of another shape, or frames are no uint8.
@@ -110,7 +112,7 @@ class Policy:
             raise ValueError(f"frames are uint8, from 0 to 255; not {values.dtype}")
         device = next(self.network.parameters()).device
         inputs = values.reshape(-1, *one).to(device, torch.float32 if self.pixel_size is None else torch.uint8)
-        action: Any = self.network(inputs).reshape(*values.shape[: values.ndim - len(one)], ACTION_DIM)
+        action: Any = self.network(inputs).reshape(*values.shape[: values.ndim - len(one)], self.simulators.action_dim)
         return action.to(values.device) if as_tensor else action.cpu().numpy()
 
     def __repr__(self) -> str:
@@ -132,11 +134,14 @@ class Policies:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(FuRLDataModule, "data")
         try:
-            settings = safe_settings({"data": settings_of(self.path, self._saved)["data"]}, parser, self.path)
+            saved = {"data": _without_foreign(settings_of(self.path, self._saved)["data"], self._saved)}
+            settings = safe_settings(saved, parser, self.path)
             data: FuRLDataModule = construct(FuRLDataModule, parser.parse_object(settings).data)
-        except (ArgumentError, NoSettings, KeyError) as error:
+        except (ArgumentError, NoSettings, KeyError, TypeError) as error:
             raise other_version(self.path, self._saved, str(error)) from error
         self._data = data
+        env = settings_of(self.path, self._saved)["data"].get("env", {})
+        self._simulator = {"simulator": env.get("simulator", METAWORLD), "options": env.get("options") or {}}
 
     @property
     def agents(self) -> list[Agent]:
@@ -160,7 +165,7 @@ class Policies:
             BadInput: there is none, or there are several; names those that there are.
             UnknownTask: a name that is no task.
         """
-        names = None if task is None else task_names(task)
+        names = None if task is None else task_names(self._data.env_settings.simulator, task)
         rows = [
             row
             for row, agent in enumerate(self.agents)
@@ -179,16 +184,24 @@ class Policies:
         hidden = [bias.numel() for name, bias in of_actor.items() if name.startswith("net.") and name.endswith("bias")]
         try:
             encoder = None if data.pixel_size is None else ConvEncoder(1, data.pixel_size)
-            actor = Actor(1, OBS_DIM if encoder is None else encoder.width, ACTION_DIM, hidden)
+            sees, acts = of_actor["net.layers.0.weight"].shape[-2], of_actor["mean.bias"].shape[-1]
+            actor = Actor(1, sees if encoder is None else encoder.width, acts, hidden)
             actor.load_state_dict(of_actor)
             if encoder is not None:
                 encoder.load_state_dict(of_encoder)
         except (IndexError, RuntimeError) as error:
             raise other_version(self.path, self._saved, str(error)) from error
         simulators = data.env_settings.simulators(data.pixel_size is not None)
+        simulators = replace(simulators, action_dim=acts, **self._simulator)
+        if encoder is None:
+            simulators = replace(simulators, observation_dim=sees)
         if simulators.render is not None:
             simulators = replace(simulators, size=frame_size(self._saved.get("identity", {})))
-        network = Network(actor, encoder, hides_goal=simulators.goal == "fixed").requires_grad_(False).eval()
+        network = (
+            Network(actor, encoder, hides_goal=simulators.simulator == METAWORLD and simulators.goal == "fixed")
+            .requires_grad_(False)
+            .eval()
+        )
         env_steps = int(self._saved["FuRLDataModule"]["env_steps"])
         instruction = text_of(data.instructions[row])
         return Policy(network, data.agents[row], instruction, env_steps, simulators, data.pixel_size)
@@ -205,3 +218,18 @@ def _of_one(weights: dict[str, Tensor], prefix: str, row: int) -> dict[str, Tens
         for name, values in weights.items()
         if name.startswith(prefix)
     }
+
+
+def _without_foreign(data: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """A data module's settings that say who the agents are without the simulator's class, where that is not ours.
+
+    Raises:
+        KeyError, TypeError: they are none.
+    """
+    env = data.get("env") or {}
+    if is_our_simulator(env.get("simulator", METAWORLD)) and not modules_of(env.get("options")):
+        return data
+    tasks = [data["tasks"]] if isinstance(data["tasks"], str) else data["tasks"]
+    texts = str(saved.get("identity", {}).get(INSTRUCTIONS)).split(" | ")[:: len(data["seeds"])]
+    prompts = dict(zip(tasks, texts, strict=False)) | (data.get("prompts") or {})
+    return {**data, "prompts": prompts, "env": {**env, "simulator": "Gymnasium", "options": {}}}

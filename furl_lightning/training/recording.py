@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from furl_lightning.agents.encoder import FrameStack
-from furl_lightning.envs.metaworld import shrink
-from furl_lightning.envs.simulator import Simulator
+from furl_lightning.envs.examination import with_sizes
+from furl_lightning.envs.population import shrink
+from furl_lightning.envs.simulators import make_simulator
 from furl_lightning.training.policies import Policy
 
 
@@ -16,10 +17,13 @@ def record(policy: Policy, steps: int) -> np.ndarray:
 
     At most an episode's; with fixed goals the placement is the training's.
     """
-    simulator, stack = Simulator(policy.agent.task, policy.agent.seed, policy.simulators), FrameStack()
+    settings = policy.simulators
+    if policy.pixel_size is not None:
+        settings = with_sizes(settings, [policy.agent.task])
+    simulator, stack = make_simulator(policy.agent.task, policy.agent.seed, settings), FrameStack()
     try:
         state, recorded = simulator.reset(), []
-        for step in range(min(steps, policy.simulators.episode_steps)):
+        for step in range(min(steps, settings.episode_actions)):
             observation = state
             if policy.pixel_size is not None:
                 frame = shrink(torch.from_numpy(simulator.frame())[None], policy.pixel_size)

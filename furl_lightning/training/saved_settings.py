@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning.accelerators import AcceleratorRegistry
 
 from furl_lightning import vlm
+from furl_lightning.envs.simulator import SimulatorSettings
+from furl_lightning.envs.simulators import OURS as SIMULATORS
+from furl_lightning.tasks import METAWORLD
 from furl_lightning.utils.errors import BadInput
 
 CLASS_OPTIONS = (
@@ -37,6 +41,9 @@ OURS = {
 """The package's own VLMs by name."""
 
 
+SIMULATOR, OPTIONS = "data.env.simulator", "data.env.options"
+
+
 class NoSettings(BadInput):
     """They are none of furl-fit, of this version at least."""
 
@@ -46,7 +53,7 @@ class ForeignClass(BadInput):
 
 
 def safe_settings(
-    settings: Any, parser: ArgumentParser, source: Path, replaced: Collection[str] = (), flag: str | None = None
+    settings: Any, parser: ArgumentParser, source: Path, replaced: Collection[str] = (), flags: Mapping[str, str] = {}
 ) -> dict[str, Any]:
     """Settings that can be given to a parser without anything but the package's own classes being imported.
 
@@ -55,7 +62,7 @@ def safe_settings(
         parser: of the options that they may set.
         source: the file that they are from, for messages.
         replaced: options that the user gives whole; a class that is not the package's is left out of the settings then.
-        flag: the option by which the user would name the class, where that has another name here.
+        flags: by option, the one by which the user would name the class, where that has another name here.
 
     Raises:
         ForeignClass: another class is named; says how to name it oneself.
@@ -64,16 +71,21 @@ def safe_settings(
     names = {str(action.dest) for action in parser._actions if not str(action.dest).endswith(".help")}
     groups = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
     leaves = names - groups - {"help", "config", "print_config"}
+    flags = {name: f"--{name}" for name in (*CLASS_OPTIONS, SIMULATOR)} | dict(flags)
     safe: dict[str, Any] = {}
     for path, value in _flat(settings, groups, source):
         if path not in leaves:
             raise NoSettings(f"{source}: there is no option '{path}'")
-        if path in replaced and not is_ours(path, value):
+        if path in replaced and not (is_our_simulator(value) if path == SIMULATOR else is_ours(path, value)):
             continue
         if path in CLASS_OPTIONS:
-            value = _of_ours(path, value, source, flag)
+            value = _of_ours(path, value, source, flags[path])
         elif any("${" in text for text in _texts(value)):  # a parser would put in variables of the environment
             raise NoSettings(f"{source}: {path} has a reference ${{...}}, where furl-fit writes its value")
+        elif path == SIMULATOR and not is_our_simulator(value):
+            raise _foreign(path, str(value), source, f"{flags[path]} {shlex.quote(str(value))}")
+        elif path == OPTIONS and SIMULATOR not in replaced and (modules := modules_of(value)):
+            raise _foreign(path, ", ".join(modules), source, f"{flags[SIMULATOR]} Gymnasium")
         group = safe
         *above, last = path.split(".")
         for name in above:
@@ -106,7 +118,7 @@ def is_ours(path: str, value: Any) -> bool:
     )
 
 
-def _of_ours(path: str, value: Any, source: Path, flag: str | None) -> Any:
+def _of_ours(path: str, value: Any, source: Path, flag: str) -> Any:
     if is_ours(path, value):
         if path != "model.vlm" or value is None:
             return value
@@ -114,11 +126,39 @@ def _of_ours(path: str, value: Any, source: Path, flag: str | None) -> Any:
         name = _name_of_ours(value["class_path"])
         return {**value, "class_path": f"{vlm.__name__}.{name}"}
     named = ", ".join(dict.fromkeys(_classes(value))) or "no class"
-    again = f"{flag or f'--{path}'} {shlex.quote(as_argument(value))}"
-    raise ForeignClass(
+    raise _foreign(path, named, source, f"{flag} {shlex.quote(as_argument(value))}")
+
+
+def _foreign(path: str, named: str, source: Path, again: str) -> ForeignClass:
+    return ForeignClass(
         f"{source} sets {path} to {named}, not the package's own, and what was written elsewhere may be anybody's, so "
         f"it is not imported; if you trust it, give it yourself: {again}"
     )
+
+
+def is_our_simulator(value: Any) -> bool:
+    """Whether ``data.env.simulator`` is one of the package's own."""
+    return isinstance(value, str) and value in (METAWORLD, *SIMULATORS)
+
+
+def refuse_foreign_simulator(settings: SimulatorSettings, source: Path, given: str | None) -> None:
+    """Refuse a checkpoint's simulator that is not ours and that the user has not named with ``--simulator``.
+
+    Raises:
+        ForeignClass: says how to name it.
+    """
+    foreign = not is_our_simulator(settings.simulator) or modules_of(settings.options)
+    if foreign and given != settings.simulator:
+        named = (
+            settings.simulator if not is_our_simulator(settings.simulator) else ", ".join(modules_of(settings.options))
+        )
+        raise _foreign(SIMULATOR, named, source, f"--simulator {shlex.quote(settings.simulator)}")
+
+
+def modules_of(options: Any) -> list[str]:
+    """The modules that ``data.env.options`` would have Gymnasium import: ``module:Id``."""
+    names = (text.partition(":")[0] for text in _texts(options) if re.match(r"[\w.]+:[\w/-]+$", text))
+    return sorted({name for name in names if name != "gymnasium_robotics"})
 
 
 def _flat(settings: Any, groups: Collection[str], source: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:

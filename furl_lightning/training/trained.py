@@ -13,13 +13,17 @@ from torch import Tensor
 
 from furl_lightning import __version__
 from furl_lightning.data.datamodule import FuRLDataModule
-from furl_lightning.tasks import Agent, task_names
+from furl_lightning.envs.simulators import task_names
+from furl_lightning.tasks import Agent
 from furl_lightning.training.identity import OtherRun, refuse_other_run
 from furl_lightning.training.module import FuRLModule
 from furl_lightning.training.saved_settings import NoSettings, safe_settings
 from furl_lightning.utils.construct import construct
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.vlm import VLM
+
+FLAGS = {"model.vlm": "--vlm", "data.env.simulator": "--simulator"}
+"""The options of commands that read a checkpoint, by furl-fit's."""
 
 
 @dataclass
@@ -47,7 +51,7 @@ class Trained:
             UnknownTask: a name that is no task.
         """
         trained = list(dict.fromkeys(agent.task for agent in self.agents))
-        names = trained if not tasks else task_names(tasks)
+        names = trained if not tasks else task_names(self.data.env_settings.simulator, tasks)
         missing = [task for task in names if task not in trained]
         if missing:
             raise BadInput(f"{self.checkpoint} has no agent for {', '.join(missing)}; it has: {', '.join(trained)}")
@@ -59,12 +63,13 @@ class Trained:
         return self.data.agents
 
 
-def load(path: Path, vlm: VLM | None = None) -> Trained:
+def load(path: Path, vlm: VLM | None = None, simulator: str | None = None) -> Trained:
     """Rebuild a run's learner from a checkpoint; the run may go on writing.
 
     Args:
         path: the file, or the folder of a run, whose ``last.ckpt`` is taken.
         vlm: the run's own VLM, where it is made already or lies elsewhere on this machine.
+        simulator: the run's own ``data.env.simulator``, where that is no class of the package, or imports a module.
 
     Raises:
         BadInput: no such file, no checkpoint of furl-fit, one of another version, or another VLM.
@@ -75,11 +80,14 @@ def load(path: Path, vlm: VLM | None = None) -> Trained:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(FuRLModule, "model")
     parser.add_class_arguments(FuRLDataModule, "data")
-    replaced = () if vlm is None else ("model.vlm",)
+    given = {"model.vlm": vlm, "data.env.simulator": simulator}
+    replaced = [option for option, value in given.items() if value is not None]
     try:
-        settings = safe_settings(settings_of(path, saved), parser, path, replaced, "--vlm")
+        settings = safe_settings(settings_of(path, saved), parser, path, replaced, FLAGS)
         if vlm is not None:
             settings.setdefault("model", {})["vlm"] = vlm
+        if simulator is not None:
+            settings.setdefault("data", {}).setdefault("env", {})["simulator"] = simulator
         config = parser.parse_object(settings)
     except (ArgumentError, NoSettings) as error:
         raise other_version(path, saved, str(error)) from error
