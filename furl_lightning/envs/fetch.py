@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +58,18 @@ class Fetch(Gymnasium):
         super().__init__(task, {task: f"gymnasium_robotics:{IDS[task]}"}, "is_success", {"reward_type": "dense"})
         self.expert = EXPERTS.get(task)
 
+    def goal_image(self) -> np.ndarray | None:
+        """Where there is no expert: a picture of the object at the goal, uint8 [H, W, 3]."""
+        if self.expert is not None:
+            return None
+        unwrapped: Any = self._env.unwrapped
+        data = unwrapped.data
+        unwrapped.data = copy.copy(data)
+        unwrapped.data.joint("object0:joint").qpos[:3] = unwrapped.goal
+        picture = self.frame()
+        unwrapped.data = data
+        return picture
+
 
 # -- the experts, each of the observation alone: gripper, object, what is between them, fingers, ..., goal
 
@@ -92,8 +106,7 @@ def pick_and_place(observation: np.ndarray) -> np.ndarray:
     gripper, to_block, goal = observation[:3], observation[6:9], observation[-3:]
     fingers = observation[9:11].sum()
     if np.linalg.norm(to_block[:2]) > 0.02:
-        above = to_block + [0, 0, 0.06]
-        return _action(above, 1)
+        return _action(to_block + np.array([0, 0, 0.06]), 1)
     if to_block[2] < -0.012:
         return _action(to_block, 1)
     if fingers > 0.053:
@@ -106,4 +119,8 @@ def _action(way: np.ndarray, fingers: float = 0.0) -> np.ndarray:
     return np.clip(np.append(way / STEP, fingers), -1, 1).astype(np.float32)
 
 
-EXPERTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"reach": reach, "push": push, "pick-and-place": pick_and_place}
+EXPERTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "reach": reach,
+    "push": push,
+    "pick-and-place": pick_and_place,
+}

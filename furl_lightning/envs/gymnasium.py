@@ -241,9 +241,10 @@ def registered(name: str) -> gymnasium.envs.registration.EnvSpec:
     try:
         return gymnasium.spec(id_)
     except gymnasium.error.Error:
+        near = nearest(id_, list(gymnasium.registry), "/")
         raise BadInput(
-            f"Gymnasium has no environment '{id_}'; the nearest is '{nearest(id_, list(gymnasium.registry), '/')}'; one "
-            f"that a module registers is named with it, such as gymnasium_robotics:FetchReach-v4 ({INSTALL})"
+            f"Gymnasium has no environment '{id_}'; the nearest is '{near}'; one that a module registers is named with "
+            f"it, such as gymnasium_robotics:FetchReach-v4 ({INSTALL})"
         ) from None
 
 
