@@ -361,6 +361,9 @@ def test_bad_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal("Pendulum-v1", make={"mass": 3}) == (
         "data.env.options.make: PendulumEnv.__init__() got an unexpected keyword argument 'mass'"
     )
+    assert refusal("swing", ids={"swing": 1}) == (
+        "data.env.options.ids must have an id for swing, such as Pendulum-v1, not 1"
+    )
     assert refusal("Pendulum-v1", make="mass") == "data.env.options.make must be a mapping or null, not 'mass'"
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     assert refusal("gymnasium_robotics:FetchReach-v4").endswith(": pip install 'furl_lightning[fetch]'")

@@ -24,6 +24,7 @@ SUCCESS_KEYS = ("success", "is_success")
 INSTALL = "pip install 'furl_lightning[fetch]'"
 OPTIONS = "data.env.options"
 SAID_ELSEWHERE = {
+    "id": f"{OPTIONS}.ids says which environment it is",
     "max_episode_steps": "data.env.episode_steps is the length of an episode",
     "render_mode": "pictures are drawn where they are needed",
     "disable_env_checker": "the checker is off",
@@ -63,6 +64,8 @@ class Gymnasium(Environment):
             if value is not None and not isinstance(value, dict):
                 raise BadInput(f"{OPTIONS}.{name} must be a mapping or null, not {value!r}")
         self._id, self._success, self._make = (ids or {}).get(task, task), success, make or {}
+        if not isinstance(self._id, str):
+            raise BadInput(f"{OPTIONS}.ids must have an id for {task}, such as Pendulum-v1, not {self._id!r}")
         for name, why in SAID_ELSEWHERE.items():
             if name in self._make:
                 raise BadInput(f"{OPTIONS}.make must be without {name}: {why}")
