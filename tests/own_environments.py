@@ -44,6 +44,12 @@ class Dot(Environment):
         return np.clip(5 * observation[-2:], -1, 1)
 
 
+class Anything(Dot):
+    """Any name is a task of it, and none has a sentence."""
+
+    tasks = {}
+
+
 class Chance(Dot):
     """Its steps do not follow from the seed."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import furl_lightning
 from furl_lightning.commands.evaluate import evaluate
@@ -23,6 +26,7 @@ from furl_lightning.training.trained import load as load_trained
 from furl_lightning.utils.errors import BadInput
 
 from .conftest import SMALL, Run, assert_same, small_run
+from .test_docs import ROOT, python_of
 from .test_resume import IGNORE, rings
 
 MODULE = f"{__package__}.own_environments"
@@ -87,7 +91,7 @@ def test_evaluated_probed_reported_and_exported(dot: Path, tmp_path: Path, capsy
 
 
 def test_a_strangers_class_is_not_imported(dot: Path, tmp_path: Path) -> None:
-    """Neither by loading nor by acting: a checkpoint that names a module of the current folder, or has Gymnasium do so."""
+    """Neither by loading nor by acting: a checkpoint names a module, or has Gymnasium import one."""
     for env in (
         {"simulator": "hostile_module.Thing"},
         {"simulator": "Gymnasium", "options": {"ids": {"dot": "os:X-v0"}}},
@@ -105,7 +109,7 @@ def test_what_cannot_be_replayed_is_saved_between_episodes(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Said once; a checkpoint that is due within an episode waits for its end, and the run goes on from there."""
-    chance = {**DOT, "data__env__simulator": f"{MODULE}.Chance", "data__tasks": "[dot]"}
+    chance = {**DOT, **WITHOUT_VLM, "data__env__simulator": f"{MODULE}.Chance", "data__tasks": "[dot]"}
     run("chance", **{**chance, "data__env_steps": 130})
     assert capsys.readouterr().err.count("saved, stopped and resumed between two episodes only") == 1
     names = sorted(path.name for path in (tmp_path / "chance/checkpoints").glob("step-*"))
@@ -173,7 +177,7 @@ def test_a_fault_is_one_line(name: str, line: str, tmp_path: Path, capsys: pytes
         ({"data__env__simulator": "nowhere.Thing"}, "there is no module nowhere in the current folder, on PYTHONPATH"),
         ({"data__env__options": "{sped: 1}"}, "data.env.options has 'sped', but Dot takes speed"),
         (
-            {"data__env__episode_steps": 100},
+            {"data__env__episode_steps": 60, "data__memory__size": 60},
             "data.env.episode_steps must be at most 50, the steps of an episode of Dot (dot)",
         ),
         ({"data__tasks": "[dott]"}, "unknown task 'dott'; the nearest is 'dot'"),
@@ -214,7 +218,7 @@ def test_placements_and_padding_by_hand() -> None:
     expected = np.float32([*place, *(ring - place), 0, 0])
     np.testing.assert_array_equal([simulator.reset(), simulator.reset()], [expected, expected])
     after = simulator.step(np.float32([0.5, -0.25])).observation
-    np.testing.assert_allclose(after[:2], np.clip(place + [0.5, -0.25], -1, 1), rtol=1e-6)
+    np.testing.assert_allclose(after[:2], np.clip(place + np.array([0.5, -0.25]), -1, 1), rtol=1e-6)
     random = make_simulator("dot", 3, SimulatorSettings("random", **{k: getattr(settings, k) for k in _SIZES}))
     state = random.random_state()
     first, second = random.reset(), random.reset()
@@ -241,3 +245,45 @@ def _load(folder: Path) -> dict[str, Any]:
 def _column(path: Path, name: str) -> list[tuple[str, str]]:
     header, *rows = (line.split(",") for line in path.read_text().splitlines())
     return [(row[header.index("task")], row[header.index(name)]) for row in rows]
+
+
+def test_the_page_of_ones_own_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files as they stand there, in at most sixty lines, make a curve; then an XML that does not compile."""
+    page = (ROOT / "docs/own_task.md").read_text()
+    code = python_of("docs/own_task.md", "class Puck(MujocoModel)")
+    (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(code.splitlines()) + len(config.splitlines()) <= 60
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    Path("puck.py").write_text(code)
+    Path("puck.yaml").write_text(config)
+    shutil.copy(ROOT / "docs/own_task/puck.xml", tmp_path)
+    short = [
+        "--data.env_steps",
+        "300",
+        "--data.collection.start_steps",
+        "200",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    assert fit(["--config", "puck.yaml", *short, "--data.checkpoints.every", "300"]) == 0
+    assert list(Path("runs/puck").glob("events.out.tfevents.*"))
+    assert "eval/success/puck" in Path("runs/puck/metrics.csv").read_text()
+    start, solved = _puck_and_hole(Path("runs/puck/goals/puck-0.png"))
+    assert np.linalg.norm(start - solved) < 12  # the puck lies in the hole
+    text = Path("puck.xml").read_text()
+    Path("puck.xml").write_text(text.replace("</mujoco>", ""))
+    assert fit(["--config", "puck.yaml", *short, "--name", "broken"]) == 2
+    assert "puck.xml must be a MuJoCo model that compiles: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def _puck_and_hole(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Where the red and where the black is in a picture, in pixels of 128."""
+    picture = np.asarray(Image.open(path)).astype(int)
+    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
+    puck, hole = (red > 2 * green) & (red > 2 * blue) & (red > 60), (picture.max(-1) < 40)
+    middle = slice(len(picture) // 4, -len(picture) // 4)
+    place = [np.argwhere(mask[middle, middle]).mean(0) for mask in (puck, hole)]
+    return place[0], place[1]
