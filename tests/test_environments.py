@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from furl_lightning.commands.probe import probe
 from furl_lightning.commands.report import report
 from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.envs.simulators import make_simulator
+from furl_lightning.sweep.plan import Sweep
 from furl_lightning.training.trained import load as load_trained
 from furl_lightning.utils.errors import BadInput
 
@@ -287,3 +289,12 @@ def _puck_and_hole(path: Path) -> tuple[np.ndarray, np.ndarray]:
     middle = slice(len(picture) // 4, -len(picture) // 4)
     place = [np.argwhere(mask[middle, middle]).mean(0) for mask in (puck, hole)]
     return place[0], place[1]
+
+
+def test_a_sweep_over_ones_own_tasks() -> None:
+    """Cut by the simulator's tasks, which are checked by it."""
+    settings = {"data": {"env": {"simulator": f"{MODULE}.Dot", "episode_steps": 50}}}
+    sweep = Sweep({"sac": ["method/sac"]}, tasks=["dot", "blind"], agents_per_trial=1, settings=settings)
+    assert [trial.tasks for trial in sweep.trials()] == [("dot",), ("blind",)]
+    with pytest.raises(BadInput, match="tasks: unknown task 'reach'; the nearest is"):
+        replace(sweep, tasks=["reach"]).trials()
