@@ -53,7 +53,7 @@ class Anything(Dot):
 class Chance(Dot):
     """Its steps do not follow from the seed."""
 
-    expert = None
+    expert: Any = None
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
         return super().step(action + 0.1 * np.random.standard_normal(2))

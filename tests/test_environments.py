@@ -217,9 +217,9 @@ def test_placements_and_padding_by_hand() -> None:
     )
     simulator = make_simulator("dot", 3, settings)
     place, ring = np.random.default_rng(3).uniform(-1, 1, (2, 2))
-    expected = np.float32([*place, *(ring - place), 0, 0])
+    expected = np.array([*place, *(ring - place), 0, 0], np.float32)
     np.testing.assert_array_equal([simulator.reset(), simulator.reset()], [expected, expected])
-    after = simulator.step(np.float32([0.5, -0.25])).observation
+    after = simulator.step(np.array([0.5, -0.25], np.float32)).observation
     np.testing.assert_allclose(after[:2], np.clip(place + np.array([0.5, -0.25]), -1, 1), rtol=1e-6)
     random = make_simulator("dot", 3, SimulatorSettings("random", **{k: getattr(settings, k) for k in _SIZES}))
     state = random.random_state()
