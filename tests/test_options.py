@@ -59,7 +59,8 @@ EVERYTHING: dict[str, Any] = {
         "updates_per_step": 2, "log_every": 30, "cuda_graph": False,
     },
     "data": {
-        "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40, "prompts": {"reach": "go there", "push": "push it"},
+        "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40,
+        "prompts": {"reach": "go there", "push": "push it"},
         "goal_image": False,
         "env": {
             "goal": "random", "reward": "dense", "episode_steps": 50, "action_repeat": 5, "obs": "pixels",
