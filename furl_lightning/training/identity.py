@@ -9,6 +9,7 @@ from typing import Any
 from furl_lightning.agents.sac import SACSettings
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.envs.goal_markers import MENDED
+from furl_lightning.envs.rendering import METAWORLD_CAMERA
 from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.method.alignment import AlignmentSettings
 from furl_lightning.method.learner import RewardSettings
@@ -78,9 +79,10 @@ def run_identity(
 
 
 def frames_identity(simulators: SimulatorSettings) -> str:
-    """What frames are like; of the usual size as it was written when there was no other."""
-    size = simulators.size
-    camera = f", camera {simulators.camera}" if simulators.camera else ""
+    """What frames are like; of the usual size and camera as it was written when there were no others."""
+    size, name = simulators.size, simulators.camera
+    usual = name is None or (name == METAWORLD_CAMERA and simulators.simulator == METAWORLD)
+    camera = "" if usual else f", camera {name}"
     return f"{simulators}{camera}" + ("" if size == FRAME_SIZE else f", {size} x {size} pixels")
 
 
