@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -400,7 +400,7 @@ def refuse_goal_files(files: dict[str, str], goal_image: bool | None, agents: li
     refuse_other_tasks("data.goal_images", files, agents)
 
 
-def refuse_other_tasks(option: str, by_task: Collection[str], agents: list[Agent]) -> None:
+def refuse_other_tasks(option: str, by_task: Mapping[str, Any], agents: list[Agent]) -> None:
     """Check the tasks that a setting is given for.
 
     Raises:
