@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from light_pictures import halfway
+from PIL import Image
 
 from furl_lightning.envs.rendering import Renderer, close_gl
 from furl_lightning.pictures import FRAME_SIZE
