@@ -21,6 +21,8 @@ from furl_lightning.utils.errors import BadInput
 from .conftest import Run
 
 CAMERAS = ["topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV"]
+SPOT = (0.1, 0.7, 0.06)
+"""Where all cameras see a puck, metres."""
 RENDERED = SimulatorSettings("fixed", "fast")
 NAMES = "data.env.camera must be one of " + ", ".join(CAMERAS) + " (the cameras of Meta-World) or null, not 'cornr'"
 
@@ -49,7 +51,8 @@ def test_each_camera_has_a_picture_of_its_own_and_corner2_is_the_usual_one() -> 
 def test_up_is_up_and_right_is_right(camera: str) -> None:
     """A puck that is moved up, and to the right as someone at the camera sees it, does so in the picture.
 
-    For a camera that looks down, up is away from the robot.
+    For a camera that looks down, up is away from the robot. How far says how wide the view is: all of the camera's, or
+    the centre of corner2's.
     """
     simulator = MetaWorld("push", 0, replace(RENDERED, camera=camera))
     simulator.reset()
@@ -63,7 +66,7 @@ def test_up_is_up_and_right_is_right(camera: str) -> None:
 
     def place(moved: np.ndarray) -> np.ndarray:
         """Row and column of the puck's pixels, the mean."""
-        data.qpos[model.jnt_qposadr[joint] : model.jnt_qposadr[joint] + 3] = np.array([0.1, 0.7, 0.06]) + moved
+        data.qpos[model.jnt_qposadr[joint] : model.jnt_qposadr[joint] + 3] = np.array(SPOT) + moved
         mujoco.mj_forward(model, data)
         frames = []
         for colour in (1, 0, 1, 1), (0, 1, 0, 1):
@@ -72,7 +75,10 @@ def test_up_is_up_and_right_is_right(camera: str) -> None:
         return np.asarray(np.argwhere(np.abs(frames[0] - frames[1]).sum(-1) > 60).mean(0))
 
     assert place(0.04 * up)[0] < place(-0.04 * up)[0] - 3
-    assert place(0.04 * right)[1] > place(-0.04 * right)[1] + 3
+    moved = place(0.04 * right)[1] - place(-0.04 * right)[1]
+    depth = looks @ (np.array(SPOT) - data.cam_xpos[model.camera(camera).id])
+    whole_view = 0.08 / depth * 192 / 2 / np.tan(np.deg2rad(model.cam_fovy[model.camera(camera).id]) / 2)
+    assert moved == pytest.approx(whole_view * 256 / 192 if camera == "corner2" else whole_view, rel=0.15)
     simulator.close()
 
 
@@ -102,7 +108,8 @@ def test_a_run_by_another_camera(run: Run, tmp_path: Path, capsys: pytest.Captur
     short = {"data__env_steps": 20, "data__env__episode_steps": 10, "data__collection__start_steps": 10}
     run("corner", data__env__camera="corner", data__tasks="[reach, drawer-open]", **short)
     goal = np.asarray(Image.open(tmp_path / "corner/goals/reach-0.png"))
-    assert np.array_equal(goal, goal_image("reach", 0, replace(RENDERED, camera="corner")))
+    drawn = goal_image("reach", 0, replace(RENDERED, camera="corner"))
+    assert drawn is not None and np.array_equal(goal, drawn)
     flags = ["--task", "drawer-open", "--episodes", "1", "--video", "--out", str(tmp_path / "films")]
     assert evaluate(["--ckpt_path", str(tmp_path / "corner"), *flags]) == 0
     with Image.open(tmp_path / "films/videos/drawer-open-0.png") as strip:  # its pictures lie below a margin of 24

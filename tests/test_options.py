@@ -121,7 +121,7 @@ def test_every_option_may_stand_in_a_yaml_file(tmp_path: Path, monkeypatch: pyte
     }
     module, data, trainer = plan.module, plan.data, plan.trainer
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    assert [c.strips for c in callbacks if isinstance(c, FilmLog)] == [False]
+    assert [c.pictures for c in callbacks if isinstance(c, FilmLog)] == [False]
     assert sum(isinstance(c, Timer) for c in callbacks) == 1  # of max_time
     assert [c.monitor for c in callbacks if isinstance(c, EarlyStopping)] == ["x"]
     assert isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment)
