@@ -1,6 +1,6 @@
 """Frames of one state by some of Meta-World's cameras, side by side: docs/pictures/cameras.png.
 
-    python scripts/camera_pictures.py --out docs/pictures/cameras.png
+python scripts/camera_pictures.py --out docs/pictures/cameras.png
 """
 
 from __future__ import annotations
