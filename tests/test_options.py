@@ -59,11 +59,13 @@ EVERYTHING: dict[str, Any] = {
         "updates_per_step": 2, "log_every": 30, "cuda_graph": False,
     },
     "data": {
-        "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40, "prompts": {"reach": "go there"},
+        "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40,
+        "prompts": {"reach": "go there", "push": "push it"},
         "goal_image": False,
         "env": {
             "goal": "random", "reward": "dense", "episode_steps": 50, "action_repeat": 5, "obs": "pixels",
-            "pixel_size": 20, "render": "full", "mirror": True, "bgr": True,
+            "pixel_size": 20, "render": "full", "mirror": True, "bgr": True, "camera": "above",
+            "simulator": f"{__package__}.own_environments.Anything", "options": {"speed": 0.5},
         },
         "collection": {
             "start_steps": 10, "steps_per_iteration": 5, "num_workers": 1, "worker_timeout": 60, "overlap": True,
@@ -81,7 +83,8 @@ def leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values by dotted name; a class with its arguments, and what is no group of options, is one value."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict) and not {"class_path", "hours", "reach"} & set(value):
+        whole = name == "options" or (isinstance(value, dict) and {"class_path", "hours", "reach"} & set(value))
+        if isinstance(value, dict) and not whole:
             flat.update(leaves(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = value

@@ -29,11 +29,13 @@ from furl_lightning.commands.options import (
 from furl_lightning.commands.precision import refuse_slow_bfloat16
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.envs.graphics_device import open_gl, what_draws
+from furl_lightning.envs.rendering import NoGL
 from furl_lightning.envs.workers import WorkerError
 from furl_lightning.runs.folder import AUTO, FolderRefused, RunFolder
 from furl_lightning.runs.metrics_csv import MetricsCSV
 from furl_lightning.runs.tensorboard import TensorBoard, silence_writer_thread
 from furl_lightning.runs.wandb_run import keep_id
+from furl_lightning.tasks import METAWORLD
 from furl_lightning.training.checkpoint import Checkpoints, load_checkpoint, load_whole
 from furl_lightning.training.divergence import Diverged
 from furl_lightning.training.evaluation import Evaluation
@@ -101,7 +103,7 @@ def run_fit(argv: list[str], stopping: Stopping) -> int:
                 folder.refuse_if_taken()  # again: another process may have been faster
             folder.write_config(plan.config, resumes=plan.checkpoint is not None)
             keep_id(plan.trainer.loggers, folder.path)
-            if data.simulators.render is not None:
+            if data.draws_with_gl:
                 for line in what_draws(plan.trainer.strategy.root_device):
                     print(f"furl-fit: {line}", file=sys.stderr)
             path = plan.checkpoint and str(plan.checkpoint)
@@ -174,7 +176,11 @@ def prepare(argv: Sequence[str], stopping: Stopping) -> Plan:
     else:
         data.read_goal_images()
     if data.simulators.render is not None:
-        open_gl(trainer.strategy.root_device)
+        try:
+            open_gl(trainer.strategy.root_device)
+        except NoGL:
+            if data.env_settings.simulator == METAWORLD:  # others may draw by other means
+                raise
     data.examine()
     if not data.can_be_replayed:
         print(f"furl-fit: {NOT_REPLAYED}", file=sys.stderr)

@@ -21,10 +21,12 @@ from furl_lightning.analysis.tables import Measures, measures_table, write_probe
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.commands.precision import warn_of_slow_bfloat16
 from furl_lightning.envs.episodes import Episode, Manner
+from furl_lightning.envs.examination import longest, with_sizes
 from furl_lightning.envs.settings import EnvSettings
 from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
+from furl_lightning.envs.simulators import sentences, task_names
 from furl_lightning.method.alignment import AlignmentSettings
-from furl_lightning.tasks import INSTRUCTIONS, METAWORLD, Agent, task_names
+from furl_lightning.tasks import METAWORLD, Agent
 from furl_lightning.training.trained import Trained, load
 from furl_lightning.utils.durable import is_other, write_folder
 from furl_lightning.utils.errors import BadInput
@@ -84,7 +86,7 @@ def _probe(argv: list[str]) -> int:
         "--simulator",
         type=str | None,
         default=None,
-        help="With --ckpt_path: the run's data.env.simulator, if your own.",
+        help="MetaWorld, Fetch, or a class of yours (MetaWorld, the checkpoint's).",
     )
     options.add_argument("--ckpt_path", type=str | None, default=None, help="Also measure this run's own reward.")
     options.add_argument(
@@ -121,7 +123,10 @@ def _probe(argv: list[str]) -> int:
 
 def _of_vlm(arguments: Any, tasks: list[str] | None) -> Subject:
     """A VLM alone, on placements of the given seeds."""
-    tasks = task_names("mt10" if tasks is None else tasks)
+    simulator = arguments.simulator or METAWORLD
+    own = sentences(simulator)
+    every = "mt10" if simulator == METAWORLD else list(own)
+    tasks = task_names(simulator, every if tasks is None else tasks)
     prompts = arguments.prompts or {}
     unknown = sorted(set(prompts) - set(tasks))
     if unknown:
@@ -130,12 +135,16 @@ def _of_vlm(arguments: Any, tasks: list[str] | None) -> Subject:
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise BadInput(f"seeds must be different whole numbers from 0 on, at least one, not {seeds}")
     alignment = AlignmentSettings() if arguments.l2_margin is None else AlignmentSettings(l2_margin=arguments.l2_margin)
+    silent = [task for task in tasks if task not in own and task not in prompts]
+    if silent:
+        raise BadInput(f"--prompts must have a sentence for {', '.join(silent)}, which brings none of its own")
+    env = EnvSettings(arguments.goal or "fixed", simulator=simulator, episode_steps=longest(simulator, {}, tasks))
     vlm = arguments.vlm or Embedded()
     return Subject(
         vlm,
         [Agent(task, seed) for task in tasks for seed in seeds],
-        {task: prompts.get(task, INSTRUCTIONS[task]) for task in tasks},
-        EnvSettings(arguments.goal or "fixed").simulators(True, vlm.render, vlm.picture_size),
+        {task: prompts.get(task) or own[task] for task in tasks},
+        with_sizes(env.simulators(True, vlm.render, vlm.picture_size), tasks),
         None,
         alignment.l2_margin,
     )

@@ -22,6 +22,7 @@ from furl_lightning.data.policy import exploration_policy
 from furl_lightning.data.schedule import CheckpointSettings, EvaluationSettings
 from furl_lightning.envs.examination import can_be_replayed, with_sizes
 from furl_lightning.envs.population import PopulationEnv
+from furl_lightning.envs.rendering import is_used
 from furl_lightning.envs.settings import EnvSettings
 from furl_lightning.envs.simulators import sentences, task_names
 from furl_lightning.method.learner import Batch, Learner
@@ -161,6 +162,11 @@ class FuRLDataModule(LightningDataModule):
         """
         simulators = self.env_settings.simulators(frames, auto, light_size)
         self.simulators = with_sizes(simulators, [agent.task for agent in self.agents])
+
+    @property
+    def draws_with_gl(self) -> bool:
+        """Whether OpenGL draws the frames; of other environments than Meta-World that shows when they are examined."""
+        return self.simulators.render is not None and (self.simulators.simulator == METAWORLD or is_used())
 
     def examine(self) -> None:
         """Play a short episode of each task: whether it keeps the contract, and whether it can be replayed.

@@ -1,1 +1,1 @@
-"""Meta-World: simulators, pictures, worker processes, the TorchRL environment. Imports no torch by itself."""
+"""Environments: simulators, pictures, worker processes, the TorchRL environment. Imports no torch by itself."""

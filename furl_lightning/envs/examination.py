@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,27 @@ from furl_lightning.envs.hosted import Hosted, whole_number
 from furl_lightning.envs.metaworld import MetaWorld
 from furl_lightning.envs.simulator import SimulatorSettings, Step
 from furl_lightning.envs.simulators import make_environment
-from furl_lightning.tasks import METAWORLD
+from furl_lightning.tasks import EPISODE_STEPS, METAWORLD
 from furl_lightning.utils.errors import BadInput
 
 STEPS = 50
 """Of the episode that is played twice, at most."""
+
+
+def longest(simulator: str, options: dict[str, Any], tasks: Sequence[str]) -> int:
+    """Steps of the longest episode that all these tasks have.
+
+    Raises:
+        BadInput: an environment does not say, or cannot be made.
+    """
+    if simulator == METAWORLD:
+        return EPISODE_STEPS
+    steps = []
+    for task in dict.fromkeys(tasks):
+        environment = make_environment(simulator, options, task)
+        steps.append(whole_number(environment, "episode_steps", f"{type(environment).__name__} ({task})"))
+        environment.close()
+    return min(steps)
 
 
 def with_sizes(settings: SimulatorSettings, tasks: Sequence[str]) -> SimulatorSettings:

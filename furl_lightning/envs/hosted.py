@@ -55,9 +55,7 @@ class Hosted(Simulator):
             raise BadInput(f"step of {self.name} must return three things, observation, reward and success, not {what}")
         observation, reward, success = given
         if not isinstance(success, bool | np.bool_):
-            raise BadInput(
-                f"success, the third that step of {self.name} returns, must be true or false, not {success!r}"
-            )
+            raise BadInput(f"success, the third that step of {self.name} returns, must be a bool, not {success!r}")
         if not isinstance(reward, int | float | np.number) or not np.isfinite(reward):
             raise BadInput(f"the reward, the second that step of {self.name} returns, must be a number, not {reward!r}")
         self._steps += 1
@@ -103,14 +101,13 @@ class Hosted(Simulator):
     def _observation(self, given: Any, method: str) -> np.ndarray:
         """The environment's observation as float32, zeros after it where others have more."""
         dim = self.observation_dim
-        observation = given if isinstance(given, np.ndarray) else np.asarray(given)
+        observation = given if isinstance(given, np.ndarray) else _array(given)
         if observation.shape != (dim,) or observation.dtype.kind not in "fiub":
             is_given = (
                 f"{list(observation.shape)} of {observation.dtype}" if observation.dtype != object else repr(given)
             )
-            raise BadInput(
-                f"{method} of {self.name} must return an observation of {dim} numbers, [{dim}], not {is_given}"
-            )
+            what = f"the observation that {method} of {self.name} returns must be [{dim}] numbers"
+            raise BadInput(f"{what}, not {is_given[:80]}")
         if not np.isfinite(observation).all():
             raise BadInput(f"{method} of {self.name} returned an observation that is not finite: {observation}")
         padded = np.zeros(self.settings.observation_dim, np.float32)
@@ -123,6 +120,13 @@ class Hosted(Simulator):
             what = f"{list(given.shape)} of {given.dtype}" if isinstance(given, np.ndarray) else repr(given)
             raise BadInput(f"{method} of {self.name} must return a picture, uint8 [height, width, 3], not {what[:80]}")
         return oriented(square(given, self.settings.size, f"{method} of {self.name}"), self.settings)
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:  # parts of several shapes
+        return np.array(None)
 
 
 def square(picture: np.ndarray, size: int, name: str) -> np.ndarray:

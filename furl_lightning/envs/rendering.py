@@ -127,6 +127,11 @@ def renderer_name() -> str:
     return f"{name.decode(errors='replace')}, {BACKENDS[_backend]}"
 
 
+def is_used() -> bool:
+    """Whether a :class:`Renderer` has been made in this process: an environment may draw by other means."""
+    return Renderer.made > 0
+
+
 def close_gl() -> None:
     """Free the context, after every renderer has been closed; EGL complains at exit otherwise."""
     global _context
@@ -188,6 +193,9 @@ class Renderer:
         BadInput: the model has no camera of that name.
     """
 
+    made = 0
+    """How many there have been in this process."""
+
     def __init__(
         self,
         model: mujoco.MjModel,
@@ -198,6 +206,7 @@ class Renderer:
         camera: str | mujoco.MjvCamera = METAWORLD_CAMERA,
     ) -> None:
         gl_context()
+        Renderer.made += 1
         drawn = light_copy(model) if quality == "light" else model
         drawn.vis.global_.offwidth, drawn.vis.global_.offheight = size, size
         if quality != "full":

@@ -20,12 +20,12 @@ Render = Literal["auto", "light", "fast", "full"]
 class EnvSettings(Settings, option="data.env"):
     """The environments."""
 
+    goal: GoalMode = "fixed"
+    """fixed: placed once from the seed, Meta-World's goal hidden; random: placed anew at each reset, goal observed."""
     simulator: str = METAWORLD
     """MetaWorld, Fetch, Gymnasium, or the import path of an environment of your own: see docs/own_task.md."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the simulator's class, such as Gymnasium's ids: {reach: FetchReach-v4}."""
-    goal: GoalMode = "fixed"
-    """fixed: placed once from the seed, Meta-World's goal hidden; random: placed anew at each reset, goal observed."""
     reward: RewardKind = "sparse"
     """The task's reward: sparse (success - 1) or dense (the environment's own)."""
     episode_steps: Annotated[int, AtLeast(1)] = EPISODE_STEPS

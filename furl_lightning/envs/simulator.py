@@ -39,7 +39,7 @@ class SimulatorSettings:
     """Of the model; None: the environment's usual one."""
     simulator: str = field(default=METAWORLD, repr=False)
     """The name or import path of the environment's class."""
-    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    options: dict[str, Any] = field(default_factory=dict, repr=False, hash=False)
     """Arguments of that class."""
     observation_dim: int = field(default=OBS_DIM, repr=False)
     """Numbers in an observation; where an environment's own has fewer, zeros follow."""

@@ -31,7 +31,7 @@ class MachineRecord(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look at this machine."""
         assert isinstance(pl_module, FuRLModule)
-        draws = pl_module.data.simulators.render is not None
+        draws = pl_module.data.draws_with_gl
         device = trainer.strategy.root_device
         pl_module.machine = this_machine(_name(device), renderer_name() if draws else None)
 

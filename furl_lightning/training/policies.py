@@ -189,7 +189,7 @@ class Policies:
             actor.load_state_dict(of_actor)
             if encoder is not None:
                 encoder.load_state_dict(of_encoder)
-        except (IndexError, RuntimeError) as error:
+        except (IndexError, KeyError, RuntimeError) as error:
             raise other_version(self.path, self._saved, str(error)) from error
         simulators = data.env_settings.simulators(data.pixel_size is not None)
         simulators = replace(simulators, action_dim=acts, **self._simulator)
