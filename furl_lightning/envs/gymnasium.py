@@ -233,8 +233,8 @@ def registered(name: str) -> gymnasium.envs.registration.EnvSpec:
         return gymnasium.spec(id_)
     except gymnasium.error.Error:
         raise BadInput(
-            f"Gymnasium has no environment '{id_}'; the nearest is '{nearest(id_, list(gymnasium.registry), '/')}'; one "
-            f"that a module registers is named with it, such as gymnasium_robotics:FetchReach-v4 ({INSTALL})"
+            f"Gymnasium has no environment '{id_}'; the nearest is '{nearest(id_, list(gymnasium.registry), '/')}'; "
+            f"one that a module registers is named with it, such as gymnasium_robotics:FetchReach-v4 ({INSTALL})"
         ) from None
 
 
