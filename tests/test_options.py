@@ -83,7 +83,9 @@ def leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values by dotted name; a class with its arguments, and what is no group of options, is one value."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        whole = name in ("options", "goal_images") or (isinstance(value, dict) and {"class_path", "hours", "reach"} & set(value))
+        whole = name in ("options", "goal_images") or (
+            isinstance(value, dict) and {"class_path", "hours", "reach"} & set(value)
+        )
         if isinstance(value, dict) and not whole:
             flat.update(leaves(value, f"{prefix}{name}."))
         else:
