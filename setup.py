@@ -61,7 +61,8 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "test": ["beartype>=0.17", "pytest>=7.0", "pytest-xdist>=3.0.2"],
+        "test": ["beartype>=0.17", "pytest>=7.0", "pytest-xdist>=3.0.2", "gymnasium-robotics>=1.4"],
+        "fetch": ["gymnasium-robotics>=1.4"],  # the Fetch robot's tasks; 1.4 is the first with their version 4
         "lint": ["ruff==0.15.*", "mypy==2.4.*", "import-linter==2.*", "pytest", "types-PyYAML", "types-tqdm"],
         "export": ["onnx>=1.19", "onnxscript>=0.5.6", "onnxruntime>=1.22"],  # furl-export to ONNX
         "notebooks": ["nbclient>=0.8", "nbformat>=5.7", "ipykernel>=6.20"],

@@ -24,6 +24,7 @@ SUCCESS_KEYS = ("success", "is_success")
 INSTALL = "pip install 'furl_lightning[fetch]'"
 OPTIONS = "data.env.options"
 SAID_ELSEWHERE = {
+    "id": f"{OPTIONS}.ids says which environment it is",
     "max_episode_steps": "data.env.episode_steps is the length of an episode",
     "render_mode": "pictures are drawn where they are needed",
     "disable_env_checker": "the checker is off",
@@ -63,6 +64,8 @@ class Gymnasium(Environment):
             if value is not None and not isinstance(value, dict):
                 raise BadInput(f"{OPTIONS}.{name} must be a mapping or null, not {value!r}")
         self._id, self._success, self._make = (ids or {}).get(task, task), success, make or {}
+        if not isinstance(self._id, str):
+            raise BadInput(f"{OPTIONS}.ids must have an id for {task}, such as Pendulum-v1, not {self._id!r}")
         for name, why in SAID_ELSEWHERE.items():
             if name in self._make:
                 raise BadInput(f"{OPTIONS}.make must be without {name}: {why}")
@@ -130,7 +133,7 @@ class Gymnasium(Environment):
         try:
             return gymnasium.make(self._spec, max_episode_steps=-1, disable_env_checker=True, **self._make, **more)
         except gymnasium.error.DependencyNotInstalled as error:
-            raise BadInput(f"{self._id} cannot be made: {' '.join(str(error).split())}") from None
+            raise BadInput(f"{self._id} cannot be made: {one_line(error)}") from None
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise
@@ -168,7 +171,8 @@ class Gymnasium(Environment):
         if not hasattr(unwrapped, "_render_callback"):
             return self._renderer.render(data)
         unwrapped.data = copy.copy(data)
-        unwrapped._render_callback()  # moves the marker of the goal, and computes the state anew
+        mujoco.mj_forward(model, unwrapped.data)  # the model's marker of the goal is where it was put at the last frame
+        unwrapped._render_callback()  # puts it to the goal
         picture = self._renderer.render(unwrapped.data)
         unwrapped.data = data
         return picture
@@ -204,11 +208,19 @@ class Gymnasium(Environment):
             self._env.reset(seed=self._seed)
             for action in self._actions:
                 self._env.step(action)
-        picture: Any = self._env.render()
+        try:
+            picture: Any = self._env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise BadInput(f"{self._id} cannot be drawn: {one_line(error)}") from None
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
             what = f"{list(picture.shape)} of {picture.dtype}" if isinstance(picture, np.ndarray) else repr(picture)
             raise BadInput(f"render of {self._id} must give a picture, uint8 [height, width, 3], not {what[:80]}")
         return picture
+
+
+def one_line(error: Exception) -> str:
+    """An error's message on one line."""
+    return " ".join(str(error).split())
 
 
 def registered(name: str) -> gymnasium.envs.registration.EnvSpec:
@@ -232,9 +244,10 @@ def registered(name: str) -> gymnasium.envs.registration.EnvSpec:
     try:
         return gymnasium.spec(id_)
     except gymnasium.error.Error:
+        near = nearest(id_, list(gymnasium.registry), "/")
         raise BadInput(
-            f"Gymnasium has no environment '{id_}'; the nearest is '{nearest(id_, list(gymnasium.registry), '/')}'; "
-            f"one that a module registers is named with it, such as gymnasium_robotics:FetchReach-v4 ({INSTALL})"
+            f"Gymnasium has no environment '{id_}'; the nearest is '{near}'; one that a module registers is named with "
+            f"it, such as gymnasium_robotics:FetchReach-v4 ({INSTALL})"
         ) from None
 
 
