@@ -61,7 +61,7 @@ EVERYTHING: dict[str, Any] = {
     "data": {
         "tasks": ["reach", "push"], "seeds": [4, 6], "env_steps": 40,
         "prompts": {"reach": "go there", "push": "push it"},
-        "goal_image": False,
+        "goal_image": False, "goal_images": {},
         "env": {
             "goal": "random", "reward": "dense", "episode_steps": 50, "action_repeat": 5, "obs": "pixels",
             "pixel_size": 20, "render": "full", "mirror": True, "bgr": True, "camera": "above",
@@ -83,7 +83,9 @@ def leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values by dotted name; a class with its arguments, and what is no group of options, is one value."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        whole = name == "options" or (isinstance(value, dict) and {"class_path", "hours", "reach"} & set(value))
+        whole = name in ("options", "goal_images") or (
+            isinstance(value, dict) and {"class_path", "hours", "reach"} & set(value)
+        )
         if isinstance(value, dict) and not whole:
             flat.update(leaves(value, f"{prefix}{name}."))
         else:
@@ -124,7 +126,7 @@ def test_every_option_may_stand_in_a_yaml_file(tmp_path: Path, monkeypatch: pyte
     }
     module, data, trainer = plan.module, plan.data, plan.trainer
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    assert [c.strips for c in callbacks if isinstance(c, FilmLog)] == [False]
+    assert [c.pictures for c in callbacks if isinstance(c, FilmLog)] == [False]
     assert sum(isinstance(c, Timer) for c in callbacks) == 1  # of max_time
     assert [c.monitor for c in callbacks if isinstance(c, EarlyStopping)] == ["x"]
     assert isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment)

@@ -109,7 +109,7 @@ def test_checkpoints_of_before_there_was_light_go_on() -> None:
 
 
 def test_a_probe_draws_what_the_vlm_asks_for(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = Namespace(vlm=CLIP(str(tiny_clip)), prompts=None, seeds=None, goal=None, l2_margin=None)
+    arguments = Namespace(vlm=CLIP(str(tiny_clip)), prompts=None, seeds=None, goal=None, l2_margin=None, simulator=None)
     assert _of_vlm(arguments, ["reach"]).settings == EnvSettings(render="fast").simulators(True)
     monkeypatch.setattr(CLIP, "render", "light")
     settings = _of_vlm(arguments, ["reach"]).settings

@@ -119,6 +119,9 @@ def one_line(message: str, options: Sequence[str], explain: Explain = _unknown) 
             f"{prompts.group(1)} must be sentences by task, {{reach: go}}, or a list of them for a task, "
             f"{{reach: [go, come]}}, not {prompts.group(2)}"
         )
+    images = re.search(r"""Parser key "([\w.]*goal_images)": .*Given value: (.*)""", text)
+    if images:
+        return f"{images.group(1)} must be files by task, {{reach: done.png}}, not {images.group(2)}"
     optional = re.search(
         r"""Parser key "([\w.]+)": .*Subtypes: \[<class '(\w+)'>, <class 'NoneType'>\].*Given value: (.*)""", text
     )

@@ -173,6 +173,8 @@ def prepare(argv: Sequence[str], stopping: Stopping) -> Plan:
     if checkpoint is not None:
         steps = _refuse_checkpoint(checkpoint, module, data, goes_on_if_possible)
         data.restored_from = checkpoint.parent
+    else:
+        data.read_goal_images()
     if data.simulators.render is not None:
         try:
             open_gl(trainer.strategy.root_device)

@@ -95,7 +95,7 @@ def fit_parser() -> ArgumentParser:
         default=None,
         help="Resume: 'last', or a checkpoint of the run. 'auto': start, or go on if there is something.",
     )
-    parser.add_argument("--pictures", type=bool, default=True, help="Film strips in TensorBoard at evaluations.")
+    parser.add_argument("--pictures", type=bool, default=True, help="Goal images and film strips in TensorBoard.")
     parser.add_argument(
         "--allow_slow_bfloat16",
         type=bool,

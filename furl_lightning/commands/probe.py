@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -59,6 +59,8 @@ class Subject:
     """The checkpoint, where its own reward is measured too."""
     l2_margin: float | None
     """``model.alignment.l2_margin`` of the run; None where it learns from no goal image."""
+    goals: Mapping[Agent, Tensor] = field(default_factory=dict)
+    """Embeddings, float32 [width], of goal images that the run was given as files (``data.goal_images``)."""
 
     @property
     def tasks(self) -> list[str]:
@@ -110,7 +112,8 @@ def _probe(argv: list[str]) -> int:
     subject.embeddings  # noqa: B018  # refuses what the VLM cannot read, before anything is played
     agents = subject.agents
     with worker_pool(arguments.processes) as pool:
-        goals = goal_images(pool, agents, subject.settings) | goal_images(pool, OTHERS, metaworld(subject.settings))
+        without = [agent for agent in agents if agent not in subject.goals]
+        goals = goal_images(pool, without, subject.settings) | goal_images(pool, OTHERS, metaworld(subject.settings))
         played = play(pool, agents, subject.settings, MANNERS)
         episodes = {(agent, manner): episode for agent, manner, episode in played}
     print(write_folder(out, MARK, lambda folder: write(folder, subject, episodes, goals)))
@@ -156,6 +159,7 @@ def _of_checkpoint(arguments: Any, tasks: list[str] | None) -> Subject:
     if trained.module.vlm is None:
         raise BadInput(f"{arguments.ckpt_path} is of a run without a VLM: there is no reward to probe")
     rows = trained.rows(tasks)
+    given = [row for row in rows if trained.agents[row].task in trained.data.goal_files]
     return Subject(
         trained.module.vlm,
         [trained.agents[row] for row in rows],
@@ -163,6 +167,9 @@ def _of_checkpoint(arguments: Any, tasks: list[str] | None) -> Subject:
         trained.data.simulators,
         trained,
         trained.module.alignment_settings.l2_margin if trained.data.goal_image else None,
+        {trained.agents[row]: trained.goal_embedding[row] for row in given}
+        if trained.goal_embedding is not None
+        else {},
     )
 
 
@@ -184,7 +191,8 @@ def score(
 ) -> dict[str, Scored]:
     """One task's episodes by kind of reward: zero-shot, the run's own where that is another, and the distance.
 
-    The distance is to the goal image of the episode's own placement; an episode without one is left out there.
+    The distance is to the goal image that the run was given for the task, or else to that of the episode's own
+    placement; an episode without one is left out there.
     """
     zero_shot = {
         (agent, manner): ScoredEpisode.zero_shot(subject.vlm, task, episode, subject.embeddings[task])
@@ -200,6 +208,7 @@ def score(
         }
     images = {agent: image for agent, image in goals.items() if agent.task == task}
     goal = {agent: subject.vlm.encode_images(torch.from_numpy(image[None]))[0] for agent, image in images.items()}
+    goal |= {agent: embedding for agent, embedding in subject.goals.items() if agent.task == task}
     kinds[DISTANCE] = {key: scored.closeness(goal[key[0]]) for key, scored in zero_shot.items() if key[0] in goal}
     return kinds
 
@@ -225,7 +234,7 @@ def write(
         + ("the scripted expert fails" if (agent, "expert") in episodes else "there is no scripted expert")
         + ": no goal image, and no distance to it"
         for agent in subject.agents
-        if agent not in goals
+        if agent not in goals and agent not in subject.goals
     ]
     nonsense = Nonsense.embed(subject.vlm, goals, subject.settings.size)
     for task in subject.tasks:
@@ -272,6 +281,9 @@ def _page(
     )
     if subject.trained is not None:
         page.text(f"The run: {subject.trained.checkpoint} after {subject.trained.env_steps:,} steps.")
+    if subject.goals:
+        tasks = ", ".join(dict.fromkeys(agent.task for agent in subject.goals))
+        page.text(f"The goal image is a picture that the run was given (data.goal_images): {tasks}.")
     for kind, values in measures.items():
         page.table(_title(kind), *measures_table(values))
     page.items([f"{name}: {about}" for name, about in MEASURES.items()])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from tensordict import TensorDictBase
@@ -16,7 +17,7 @@ from torch import Tensor
 from furl_lightning.agents.encoder import FrameStack
 from furl_lightning.data.collection import Collection, CollectionSettings, LearnerThreads
 from furl_lightning.data.experience import EpisodeOutcome, Experience
-from furl_lightning.data.goal_images import embed_goal_images
+from furl_lightning.data.goal_images import embed_goal_images, goal_images, read_goal_images, save_goal_images
 from furl_lightning.data.policy import exploration_policy
 from furl_lightning.data.schedule import CheckpointSettings, EvaluationSettings
 from furl_lightning.envs.examination import can_be_replayed, with_sizes
@@ -53,6 +54,10 @@ class FuRLDataModule(LightningDataModule):
         prompts: by task name: a sentence in place of the task's own, or a list of several to be averaged.
         goal_image: align with the expert's first-success frame until the agent's own first success; null:
             wherever there are heads to align.
+        goal_images: by task name: a picture of the task done, in place of the expert's frame, for all the task's
+            agents: {reach: done.png}. PNG, JPEG, WebP or BMP, square, of the size that is drawn or larger, which is
+            resized (bicubic); the right way round, and mirrored like frames where they are. The run keeps its
+            embedding: to resume, the file is not needed.
         env: the environments.
         collection: how they are stepped.
         replay: the replay buffer.
@@ -71,6 +76,7 @@ class FuRLDataModule(LightningDataModule):
         env_steps: int = 1_000_000,
         prompts: dict[str, Prompt] | None = None,
         goal_image: bool | None = None,
+        goal_images: dict[str, str] | None = None,
         env: EnvSettings = EnvSettings(),
         collection: CollectionSettings = CollectionSettings(),
         replay: ReplaySettings = ReplaySettings(),
@@ -90,6 +96,9 @@ class FuRLDataModule(LightningDataModule):
         self.agents = population(tasks, seeds, env.simulator)
         self.instructions = instructions(self.agents, prompts or {}, sentences(env.simulator))
         self.env_steps_total, self.goal_image = env_steps, goal_image
+        self.goal_files = goal_images or {}
+        """The user's goal images by task; read when a run begins."""
+        refuse_goal_files(self.goal_files, goal_image, self.agents)
         self.env_settings, self.collection_settings = env, collection
         self.replay_settings, self.memory_settings = replay, memory
         self.evaluation, self.checkpoints = evaluation, checkpoints
@@ -103,6 +112,9 @@ class FuRLDataModule(LightningDataModule):
         """Environment steps made so far, per agent."""
         self.goal_embedding: Tensor | None = None
         """The goal images' embeddings, [A, D]; NaN for an agent that has none."""
+        self.goal_images: dict[int, np.ndarray] = {}
+        """Those that were made when this run began, uint8 [size, size, 3], by place; none in a run that goes on."""
+        self._given_images: dict[str, np.ndarray] | None = None
         self.run_folder: Path | None = None
         """Where the run lies on disk, if it does."""
         self.restored_from: Path | None = None
@@ -164,6 +176,14 @@ class FuRLDataModule(LightningDataModule):
         """
         self.can_be_replayed = can_be_replayed(self.simulators, [agent.task for agent in self.agents])
 
+    def read_goal_images(self) -> None:
+        """Read the user's goal images, for a run that begins.
+
+        Raises:
+            BadInput: one cannot be used.
+        """
+        self._given_images = read_goal_images(self.goal_files, self.simulators)
+
     # -- the pieces, made when training begins
 
     def connect(self, learner: Learner, vlm: VLM | None) -> None:
@@ -172,8 +192,12 @@ class FuRLDataModule(LightningDataModule):
         if self.goal_image:
             assert vlm is not None
             if self.goal_embedding is None:
-                folder = self.run_folder / "goals" if self.run_folder is not None else None
-                self.goal_embedding = embed_goal_images(vlm, self.agents, self.simulators, folder)
+                if self._given_images is None:
+                    self.read_goal_images()
+                self.goal_images = goal_images(self.agents, self.simulators, self._given_images or {})
+                self.goal_embedding = embed_goal_images(vlm, self.goal_images, len(self.agents))
+                if self.run_folder is not None:
+                    save_goal_images(self.goal_images, self.agents, self.run_folder / "goals")
             self.goal_embedding = self.goal_embedding.to(device)
         self.experience = self._make_experience(learner, vlm)
         if self.goal_embedding is not None:
@@ -369,6 +393,31 @@ def population(tasks: str | list[str], seeds: list[int], simulator: str = METAWO
     return [Agent(task, seed) for task in task_names(simulator, tasks) for seed in seeds]
 
 
+def refuse_goal_files(files: dict[str, str], goal_image: bool | None, agents: list[Agent]) -> None:
+    """Check ``data.goal_images`` against the other settings.
+
+    Raises:
+        BadInput: there are to be no goal images, or nobody has the task of one.
+    """
+    if files and goal_image is False:
+        raise BadInput(
+            "data.goal_images are of no use with data.goal_image false: leave one of them out, or set it true"
+        )
+    refuse_other_tasks("data.goal_images", files, agents)
+
+
+def refuse_other_tasks(option: str, by_task: Mapping[str, Any], agents: list[Agent]) -> None:
+    """Check the tasks that a setting is given for.
+
+    Raises:
+        BadInput: no agent has one of them.
+    """
+    names = list(dict.fromkeys(agent.task for agent in agents))
+    unknown = sorted(set(by_task) - set(names))
+    if unknown:
+        raise BadInput(f"{option} names {', '.join(unknown)}, not among data.tasks: {', '.join(names)}")
+
+
 def instructions(agents: list[Agent], prompts: dict[str, Prompt], own: dict[str, str]) -> list[Prompt]:
     """Each agent's instruction: the task's own, or the prompt for it.
 
@@ -376,9 +425,7 @@ def instructions(agents: list[Agent], prompts: dict[str, Prompt], own: dict[str,
         BadInput: a prompt for a task that nobody has, or one without a sentence, or a task that has neither.
     """
     names = list(dict.fromkeys(agent.task for agent in agents))
-    unknown = sorted(set(prompts) - set(names))
-    if unknown:
-        raise BadInput(f"data.prompts names {', '.join(unknown)}, not among data.tasks: {', '.join(names)}")
+    refuse_other_tasks("data.prompts", prompts, agents)
     for name, prompt in prompts.items():
         check_prompt(prompt, f"data.prompts.{name}")
     by_task: dict[str, Prompt] = {**own, **prompts}

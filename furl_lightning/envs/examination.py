@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from furl_lightning.envs.hosted import Hosted, whole_number
+from furl_lightning.envs.metaworld import MetaWorld
 from furl_lightning.envs.simulator import SimulatorSettings, Step
 from furl_lightning.envs.simulators import make_environment
 from furl_lightning.tasks import EPISODE_STEPS, METAWORLD
@@ -39,9 +40,11 @@ def with_sizes(settings: SimulatorSettings, tasks: Sequence[str]) -> SimulatorSe
 
     Raises:
         BadInput: one does not say its sizes, cannot be made, or has shorter episodes than are asked for; or actions
-            of several sizes.
+            of several sizes; or Meta-World, whose tasks have the same cameras, lacks the one that is named.
     """
     if settings.simulator == METAWORLD:
+        if settings.camera is not None:
+            MetaWorld(tasks[0], 0, replace(settings, render=None)).close()
         return settings
     observation_dim, action_dims = 0, {}
     for task in dict.fromkeys(tasks):

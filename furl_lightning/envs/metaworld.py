@@ -10,7 +10,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
 from furl_lightning.envs.goal_markers import mark_goal
-from furl_lightning.envs.rendering import Renderer
+from furl_lightning.envs.rendering import METAWORLD_CAMERA, Renderer, camera_named
 from furl_lightning.envs.simulator import Simulator, SimulatorSettings, Step
 
 SAME_OBJECT = ("reach-wall", "reach")
@@ -26,6 +26,9 @@ class MetaWorld(Simulator):
         settings: goal mode, picture, length of an episode.
         show_goal: put the goal into the observation even where the goal is fixed, as the scripted
             experts need it.
+
+    Raises:
+        BadInput: the settings name a camera that the model does not have.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class MetaWorld(Simulator):
         env._freeze_rand_vec = False
         env.seed(seed)
         self.env = env
+        if settings.camera is not None:
+            camera_named(env.model, settings.camera, "Meta-World")
         self._info: dict[str, float] = {}
         self._expert: Expert | None = None
         # Bounds are cached by the observation's clipping with the goal's entries of the day.
@@ -56,7 +61,8 @@ class MetaWorld(Simulator):
         env.max_path_length = settings.episode_steps
         self.renderer: Renderer | None = None
         if settings.render is not None:
-            self.renderer = Renderer(env.model, settings.render, settings.size, settings.mirror, settings.bgr)
+            camera = settings.camera or METAWORLD_CAMERA
+            self.renderer = Renderer(env.model, settings.render, settings.size, settings.mirror, settings.bgr, camera)
             self._forward = mujoco.MjData(env.model)
 
     def reset(self) -> np.ndarray:

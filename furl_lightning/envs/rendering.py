@@ -23,6 +23,8 @@ PICTURE_SIZE = 256
 """Side in pixels of Meta-World's own picture; a frame shows the part of its view that is the centre 32:224."""
 CENTRE = FRAME_SIZE / PICTURE_SIZE
 METAWORLD_CAMERA = "corner2"
+LEANS = 0.01
+"""Vertical part of a direction of length 1 that counts as rounding, not as up or down."""
 
 BACKENDS = {"egl": "EGL", "osmesa": "OSMesa", "glfw": "GLFW"}
 
@@ -158,12 +160,23 @@ def camera_named(model: mujoco.MjModel, name: str, of: str) -> mujoco.MjvCamera:
     return camera
 
 
+def hangs(model: mujoco.MjModel, camera: mujoco.MjvCamera) -> bool:
+    """Whether a camera of the model is mounted upside down: the top of its picture looks towards the ground.
+
+    One that looks straight down, or nearly, has no top by this measure and does not hang.
+    """
+    if camera.type != mujoco.mjtCamera.mjCAMERA_FIXED:
+        return False
+    up = model.cam_mat0[camera.fixedcamid].reshape(3, 3)[:, 1]  # in the model's resting pose: the same in every state
+    return bool(up[2] < -LEANS)
+
+
 class Renderer:
     """Frames of one model, upright and RGB.
 
-    Meta-World's camera ``corner2`` hangs upside down; its frames are turned to the true picture. Only the
-    centre of its 256 x 256 picture is wanted, so only its part of the view frustum is drawn: the same
-    pixels, 44 % fewer of them.
+    Cameras that hang upside down, such as Meta-World's corners, have their frames turned to the true picture. Of
+    ``corner2`` only the centre of its 256 x 256 picture is wanted, so only its part of the view frustum is drawn: the
+    same pixels, 44 % fewer of them.
 
     Args:
         model: the MuJoCo model, of which only what concerns pictures is changed.
@@ -173,8 +186,8 @@ class Renderer:
         size: height and width of a frame in pixels, whatever the size of the same centre of the view.
         mirror: the upright *mirror* image, as the published code feeds it to the VLM.
         bgr: channels in the published code's order.
-        camera: the name of one of the model's cameras, which is Meta-World's where it is ``corner2``; or any camera
-            that stands upright, whose whole view is drawn.
+        camera: the name of one of the model's cameras, or any camera. Its whole view is drawn, but where the name is
+            ``corner2``, Meta-World's.
 
     Raises:
         BadInput: the model has no camera of that name.
@@ -205,8 +218,9 @@ class Renderer:
             self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._option = mujoco.MjvOption()
-        self._metaworld = camera == METAWORLD_CAMERA
+        self._centre_only = camera == METAWORLD_CAMERA
         self._camera = camera_named(model, camera, "this model") if isinstance(camera, str) else camera
+        self._hangs = hangs(model, self._camera)
         self._context = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100)
         self._rect = mujoco.MjrRect(0, 0, size, size)
         self._raw = np.empty((size, size, 3), np.uint8)
@@ -216,14 +230,14 @@ class Renderer:
         gl_context()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self.update_scene(data)
-        for camera in self.scene.camera if self._metaworld else ():
+        for camera in self.scene.camera if self._centre_only else ():
             camera.frustum_bottom *= CENTRE
             camera.frustum_top *= CENTRE
             camera.frustum_width *= CENTRE
         mujoco.mjr_render(self._rect, self.scene, self._context)
         mujoco.mjr_readPixels(self._raw, None, self._rect, self._context)
-        # OpenGL's rows run upwards; Meta-World's camera hangs upside down, so that its rows are right already.
-        upright = self._raw[:, ::-1] if self._metaworld else self._raw[::-1]
+        # OpenGL's rows run upwards; those of a camera that hangs upside down are right already.
+        upright = self._raw[:, ::-1] if self._hangs else self._raw[::-1]
         frame = upright[:, ::-1] if self.mirror else upright
         if self.bgr:
             frame = frame[:, :, ::-1]

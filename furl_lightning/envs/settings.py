@@ -41,7 +41,8 @@ class EnvSettings(Settings, option="data.env"):
     """full (the simulator's own picture), fast (no shadows, reflections, multisampling), light (as fast, with a tenth
     of the meshes' faces, at the size that the VLM sees); auto: what the VLM asks for, or fast."""
     camera: str | None = None
-    """The model's camera that draws the picture; null: the usual one, for Meta-World the published code's, corner2."""
+    """The model's camera that draws the picture, its whole view, turned upright; null: the usual one, for Meta-World
+    the centre of the view of corner2, as published, which is all that the embedded model has seen."""
     mirror: bool = False
     """Feed the VLM the mirror image, as the published code does."""
     bgr: bool = False

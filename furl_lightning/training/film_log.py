@@ -1,4 +1,4 @@
-"""Film strips of every evaluation, for all loggers that take pictures."""
+"""Goal images and film strips of every evaluation, for all loggers that take pictures."""
 
 from __future__ import annotations
 
@@ -19,23 +19,32 @@ FRAMES = 8
 
 
 class FilmLog(Callback):
-    """Films one episode of each task at every evaluation; logs the strip, and its first and last frame.
+    """Logs each agent's goal image when a run begins. Films one episode of each task at every evaluation; logs the
+    strip, and its first and last frame.
 
     Films are shot in simulators of their own, one task at a time, and draw no random numbers: training is the same with
     and without them.
 
     Args:
-        strips: whether there are to be any.
+        pictures: whether there are to be any.
     """
 
-    def __init__(self, strips: bool = True) -> None:
-        self.strips = strips
+    def __init__(self, pictures: bool = True) -> None:
+        self.pictures = pictures
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the goal images; those of a run that goes on are in its logs already."""
+        assert isinstance(pl_module, FuRLModule)
+        data = pl_module.data
+        for place, image in data.goal_images.items() if self.pictures else ():
+            for logger in filter(takes_pictures, trainer.loggers):
+                log_picture(logger, f"goal/{data.agents[place].task}/{data.agents[place].seed}", image, data.env_steps)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Where there has just been an evaluation: show it."""
         assert isinstance(pl_module, FuRLModule)
         loggers, data = [logger for logger in trainer.loggers if takes_pictures(logger)], pl_module.data
-        if self.strips and loggers and data.simulators.render is not None and just_evaluated(trainer):
+        if self.pictures and loggers and data.simulators.render is not None and just_evaluated(trainer):
             self._film(loggers, pl_module, data)
 
     def _film(self, loggers: list[Logger], module: FuRLModule, data: FuRLDataModule) -> None:

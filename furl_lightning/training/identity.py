@@ -9,6 +9,7 @@ from typing import Any
 from furl_lightning.agents.sac import SACSettings
 from furl_lightning.data.datamodule import FuRLDataModule
 from furl_lightning.envs.goal_markers import MENDED
+from furl_lightning.envs.rendering import METAWORLD_CAMERA
 from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.method.alignment import AlignmentSettings
 from furl_lightning.method.learner import RewardSettings
@@ -22,11 +23,18 @@ from furl_lightning.vlm.prompts import sentences_of
 MARKERS = "goal markers at the goal"
 EARLIER_EMBEDDED = "fingerprint 2ab855782b3f80ec"
 INSTRUCTIONS = "instructions (data.prompts)"
+GOAL_FILES = "goal images from files (data.goal_images)"
 FRAMES = "frames (data.env.render, data.env.mirror, data.env.bgr)"
 
 RESIDUAL = "residual critics (model.sac.critic_blocks, model.sac.critic_width)"
 CATEGORICAL = "categorical critics (model.sac.critic_bins, model.sac.critic_range)"
-LATER_OPTIONS = {"data.env.simulator": METAWORLD, "data.env.action_repeat": "1", RESIDUAL: "none", CATEGORICAL: "none"}
+LATER_OPTIONS = {
+    "data.env.simulator": METAWORLD,
+    "data.env.action_repeat": "1",
+    GOAL_FILES: "none",
+    RESIDUAL: "none",
+    CATEGORICAL: "none",
+}
 """What runs did before they could be told otherwise, which their checkpoints do not say."""
 
 
@@ -59,6 +67,7 @@ def run_identity(
         "data.env.action_repeat": str(env.action_repeat),
         "data.env.obs": "state" if data.pixel_size is None else f"pixels of size {data.pixel_size}",
         "data.goal_image": str(data.goal_image),
+        GOAL_FILES: f"of {', '.join(sorted(data.goal_files))}" if data.goal_files else "none",
         FRAMES: frames_identity(data.simulators),
         INSTRUCTIONS: " | ".join(" + ".join(sentences_of(p)) for p in data.instructions),
         "model.vlm": f"{vlm.name} of width {vlm.width}, fingerprint {vlm.fingerprint[:16]}" if vlm else "null",
@@ -78,9 +87,10 @@ def run_identity(
 
 
 def frames_identity(simulators: SimulatorSettings) -> str:
-    """What frames are like; of the usual size as it was written when there was no other."""
-    size = simulators.size
-    camera = f", camera {simulators.camera}" if simulators.camera else ""
+    """What frames are like; of the usual size and camera as it was written when there were no others."""
+    size, name = simulators.size, simulators.camera
+    usual = name is None or (name == METAWORLD_CAMERA and simulators.simulator == METAWORLD)
+    camera = "" if usual else f", camera {name}"
     return f"{simulators}{camera}" + ("" if size == FRAME_SIZE else f", {size} x {size} pixels")
 
 

@@ -91,10 +91,12 @@ class FuRLModule(LightningModule):
             BadInput: one of its settings contradicts one of the method's; both are named.
         """
         source, vlm = self.reward_settings.source, self.vlm
-        if data.goal_image and source != "aligned":
+        if (data.goal_image or data.goal_files) and source != "aligned":
+            given = "data.goal_image true is" if data.goal_image else "data.goal_images are"
+            instead = "set data.goal_image false" if data.goal_image else "leave them out"
             raise BadInput(
-                f"data.goal_image true is for heads to align with, but model.reward.source {source} has none; "
-                "set data.goal_image false or model.reward.source aligned"
+                f"{given} for heads to align with, but model.reward.source {source} has none; "
+                f"{instead} or set model.reward.source aligned"
             )
         if data.goal_image is None:
             data.goal_image = source == "aligned"

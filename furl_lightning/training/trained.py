@@ -36,6 +36,8 @@ class Trained:
     env_steps: int
     """Environment steps made so far, per agent."""
     checkpoint: Path
+    goal_embedding: Tensor | None = None
+    """The goal images' embeddings, float32 [A, D]; NaN for an agent without one. None: there are no goal images."""
 
     @property
     def folder(self) -> Path:
@@ -107,7 +109,8 @@ def load(path: Path, vlm: VLM | None = None, simulator: str | None = None) -> Tr
     if module.built.relay is not None:
         module.built.relay.load_state_dict(saved["relay"])
     module.settings = settings
-    return Trained(module.eval(), data, int(saved["FuRLDataModule"]["env_steps"]), path)
+    state = saved["FuRLDataModule"]
+    return Trained(module.eval(), data, int(state["env_steps"]), path, state.get("goal_embedding"))
 
 
 def read(path: Path) -> tuple[Path, dict[str, Any]]:
