@@ -7,6 +7,7 @@ the paper gives none for the other forty, so those are ours, written in the same
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -125,11 +126,16 @@ def names_among(names: Sequence[str], known: Collection[str]) -> list[str]:
         known: those that there are; where there is none any will do.
 
     Raises:
-        UnknownTask: a name that is none of them; a task given twice; no task at all.
+        UnknownTask: a name that is none of them, or cannot be part of a file's; a task given twice; no task at all.
     """
     for name in names:
         if known and name not in known:
-            raise _unknown(name, list(known))
+            raise UnknownTask(f"{_unknown(name, list(known))}; there are: {', '.join(known)}")
+        if not re.fullmatch(r"[\w.:+-]*\w", name):
+            raise UnknownTask(
+                f"a task's name is made of letters, digits and _ . : + -, for files are named after it, not '{name}'; "
+                "Gymnasium's data.env.options.ids gives an id another name: {short: long/name}"
+            )
     return _each_once(list(names), f"'{next(iter(known), 'reach')}'")
 
 

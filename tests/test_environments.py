@@ -19,6 +19,7 @@ import furl_lightning
 from furl_lightning.commands.evaluate import evaluate
 from furl_lightning.commands.export import export
 from furl_lightning.commands.fit import fit
+from furl_lightning.commands.options import check
 from furl_lightning.commands.probe import probe
 from furl_lightning.commands.report import report
 from furl_lightning.envs.simulator import SimulatorSettings
@@ -183,6 +184,7 @@ def test_a_fault_is_one_line(name: str, line: str, tmp_path: Path, capsys: pytes
             "data.env.episode_steps must be at most 50, the steps of an episode of Dot (dot)",
         ),
         ({"data__tasks": "[dott]"}, "unknown task 'dott'; the nearest is 'dot'"),
+        ({"data__env__simulator": f"{MODULE}.Anything", "data__tasks": "[a/b]"}, "files are named after it, not 'a/b'"),
         ({"data__tasks": "[dot, dot]"}, "task given twice: dot"),
         (
             {"data__env__simulator": "MetaWorld", "data__tasks": "[reach]", "data__env__options": "{a: 1}"},
@@ -197,6 +199,19 @@ def test_settings_that_cannot_be(
     assert fit([*_argv({**DOT, **WITHOUT_VLM, **settings}, tmp_path), "--name", "x"]) == 2
     assert line in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "x").exists()
+
+
+def test_the_class_may_stand_for_the_group(tmp_path: Path) -> None:
+    """As a flag and in a file; a mapping there is the group's settings, as ever."""
+    Path(tmp_path / "a.yaml").write_text(f"data: {{env: {MODULE}.Dot, tasks: [dot]}}")
+    length = ["--data.env.episode_steps", "50"]
+    for argv in (
+        ["--data.env", f"{MODULE}.Dot", "--data.tasks", "[dot]"],
+        [f"--data.env={MODULE}.Dot", "--data.tasks=[dot]"],
+        ["--config", str(tmp_path / "a.yaml")],
+        ["--data.env", f"{{simulator: {MODULE}.Dot}}", "--data.tasks", "[dot]"],
+    ):
+        assert check([*argv, *length]).env_settings.simulator == f"{MODULE}.Dot"
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

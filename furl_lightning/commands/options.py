@@ -140,6 +140,10 @@ def read_arguments(argv: Sequence[str]) -> FitArguments:
         argument = rest.pop(0)
         option, equals, value = argument.partition("=")
         name = option.removeprefix("--")
+        if name == "data.env" and (equals or rest):
+            value = value if equals else rest.pop(0)
+            expanded += ["--data.env.simulator" if _is_class(value) else option, value]
+            continue
         if not option.startswith("--") or (name != "config" and name not in run) or not (equals or rest):
             expanded.append(argument)
             continue
@@ -151,10 +155,18 @@ def read_arguments(argv: Sequence[str]) -> FitArguments:
         stems.append(find(value).stem)
         for file in expand([value]):
             settings = load(file)
+            data = settings.get("data")
+            if isinstance(data, dict) and _is_class(data.get("env")):
+                settings["data"] = {**data, "env": {"simulator": data["env"]}}
             run.update({key: settings[key] for key in run if key in settings})
             expanded += ["--config", yaml.safe_dump(settings)]
     name = "-".join(stems) or "furl" if run["name"] is None else str(run["name"])
     return FitArguments(name, Path(str(run["runs"])), run["ckpt_path"], expanded)
+
+
+def _is_class(value: Any) -> bool:
+    """Whether what stands for the group ``data.env`` is a simulator's name or import path."""
+    return isinstance(value, str) and all(part.isidentifier() for part in value.split(".")) and value != "null"
 
 
 def parse_fit(argv: Sequence[str]) -> tuple[ArgumentParser, Namespace]:

@@ -79,6 +79,8 @@ class Gymnasium(Environment):
         self._keys = list(boxes) if isinstance(self._env.observation_space, spaces.Dict) else None
         self._action_box = action_box(self._env.action_space, self._id)
         self.action_dim = int(np.prod(self._action_box.shape))
+        step = getattr(self._env.unwrapped, "dt", None)  # of MuJoCo's environments, seconds
+        self.steps_per_second = 1 / float(step) if step else None
         self._renderer: Renderer | None = None
         self._seed = 0
         self._actions: list[np.ndarray] = []  # of this episode, as the environment has them

@@ -23,7 +23,8 @@ class EnvSettings(Settings, option="data.env"):
     goal: GoalMode = "fixed"
     """fixed: placed once from the seed, Meta-World's goal hidden; random: placed anew at each reset, goal observed."""
     simulator: str = METAWORLD
-    """MetaWorld, Fetch, Gymnasium, or the import path of an environment of your own: see docs/own_task.md."""
+    """MetaWorld, Fetch, Gymnasium, or the import path of a class of your own: see docs/own_task.md. As the value of
+    data.env itself, --data.env Fetch, it means the same."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the simulator's class, such as Gymnasium's ids: {reach: FetchReach-v4}."""
     reward: RewardKind = "sparse"
