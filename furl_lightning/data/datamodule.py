@@ -25,6 +25,7 @@ from furl_lightning.envs.population import PopulationEnv
 from furl_lightning.envs.rendering import is_used
 from furl_lightning.envs.settings import EnvSettings
 from furl_lightning.envs.simulators import sentences, task_names
+from furl_lightning.method.goal_distance import GoalDistanceReward
 from furl_lightning.method.learner import Batch, Learner
 from furl_lightning.method.success_memory import MemorySettings
 from furl_lightning.pictures import FRAME_SIZE, RenderQuality
@@ -199,6 +200,8 @@ class FuRLDataModule(LightningDataModule):
                 if self.run_folder is not None:
                     save_goal_images(self.goal_images, self.agents, self.run_folder / "goals")
             self.goal_embedding = self.goal_embedding.to(device)
+            if isinstance(learner.reward, GoalDistanceReward):
+                learner.reward.aim(self.goal_embedding)
         self.experience = self._make_experience(learner, vlm)
         if self.goal_embedding is not None:
             self.experience.with_goal = (~self.goal_embedding[:, 0].isnan()).nonzero().flatten().tolist()

@@ -24,6 +24,7 @@ from furl_lightning.agents.optim import PopulationAdam
 from furl_lightning.agents.sac import SAC, SACSettings, n_step_return
 from furl_lightning.agents.transitions import Transitions
 from furl_lightning.method.alignment import AlignedReward, AlignmentSettings
+from furl_lightning.method.goal_distance import GoalDistanceReward
 from furl_lightning.method.relay import Relay, RelaySettings
 from furl_lightning.method.zero_shot import ZeroShotReward
 from furl_lightning.randomness import normal
@@ -38,9 +39,10 @@ Metrics = dict[str, Tensor]
 class RewardSettings(Settings, option="model.reward"):
     """What is added to the task's reward for the VLM agent."""
 
-    source: Literal["aligned", "cosine", "goal_baseline", "task"] = "aligned"
+    source: Literal["aligned", "cosine", "goal_baseline", "goal_distance", "task"] = "aligned"
     """aligned: the cosine of FuRL's trained heads; cosine: that of the VLM's own embeddings (zero-shot);
-    goal_baseline: the same with VLM-RM's regularisation towards a baseline; task: nothing, without a VLM."""
+    goal_baseline: the same with VLM-RM's regularisation towards a baseline; goal_distance: minus the L2 distance of the
+    VLM's embeddings to the goal image's; task: nothing, without a VLM."""
     rho: Annotated[float, AtLeast(0)] = 0.05
     """Weight of the VLM reward beside the task's."""
     baseline_prompt: str | None = None
@@ -132,10 +134,12 @@ class Learner(nn.Module):
         self.vlm_agent = make_sac() if text_embedding is not None else None
         self.sac_agent = make_sac() if text_embedding is None or relay.enabled else None
         self.relay = Relay(self.num_agents, relay) if relay.enabled else None
-        self.reward: AlignedReward | ZeroShotReward | None = None
+        self.reward: AlignedReward | GoalDistanceReward | ZeroShotReward | None = None
         if text_embedding is not None:
             if reward.source == "aligned":
                 self.reward = AlignedReward(text_embedding, alignment)
+            elif reward.source == "goal_distance":
+                self.reward = GoalDistanceReward(*text_embedding.shape)
             else:
                 self.reward = ZeroShotReward(text_embedding, baseline_embedding, reward.baseline_strength)
         for part in (self.vlm_agent, self.sac_agent, self.heads):

@@ -160,6 +160,10 @@ def _has(settings: Any, name: str) -> bool:
     return True
 
 
+OTHER_REWARDS = {"goal_baseline": ", goal baseline", "goal_distance": ", goal distance"}
+"""What a method's name says of its reward, where that is not the cosine."""
+
+
 def method(settings: Configuration) -> str:
     """The method's name as in the paper, from what is switched on."""
     model, data = settings["model"], settings["data"]
@@ -173,7 +177,7 @@ def method(settings: Configuration) -> str:
     elif source == "aligned":
         name = "Align"
     else:
-        name = ("Relay" if relay else "VLM") + (", goal baseline" if source == "goal_baseline" else "")
+        name = ("Relay" if relay else "VLM") + OTHER_REWARDS.get(source, "")
     if env.get("obs", "state") != "state":
         name += f", {env['obs']}"
     return name + (", dense reward" if env.get("reward") == "dense" else "")

@@ -91,15 +91,21 @@ class FuRLModule(LightningModule):
             BadInput: one of its settings contradicts one of the method's; both are named.
         """
         source, vlm = self.reward_settings.source, self.vlm
-        if (data.goal_image or data.goal_files) and source != "aligned":
+        uses_goal = source in ("aligned", "goal_distance")
+        if (data.goal_image or data.goal_files) and not uses_goal:
             given = "data.goal_image true is" if data.goal_image else "data.goal_images are"
             instead = "set data.goal_image false" if data.goal_image else "leave them out"
             raise BadInput(
                 f"{given} for heads to align with, but model.reward.source {source} has none; "
                 f"{instead} or set model.reward.source aligned"
             )
+        if data.goal_image is False and source == "goal_distance":
+            raise BadInput(
+                "model.reward.source goal_distance is the distance to the goal image, but data.goal_image is false; "
+                "set that true, or another source"
+            )
         if data.goal_image is None:
-            data.goal_image = source == "aligned"
+            data.goal_image = uses_goal
         size, image_size = data.pixel_size, vlm.image_size if vlm is not None else None
         if size is not None and image_size is not None and size > image_size:
             raise BadInput(
