@@ -51,13 +51,13 @@ setup(
         "protobuf>=6.31.1",  # which the transformers library asks for beside it
         "tensorboard>=2.21",
         "imageio>=2.22",
-        "matplotlib>=3.7",
+        "matplotlib>=3.9",
         "jaxtyping>=0.2.25",
-        "numpy>=1.23.5",
+        "numpy>=2.0",
         "pillow>=10.1",
         "pyyaml>=6.0",
         "rich>=13.0",
-        "scipy>=1.10",
+        "scipy>=1.13",
         "tqdm>=4.60",
     ],
     extras_require={
