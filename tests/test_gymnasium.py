@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,6 +19,9 @@ from furl_lightning.envs.hosted import Hosted
 from furl_lightning.envs.simulator import SimulatorSettings
 from furl_lightning.envs.simulators import make_environment, make_simulator
 from furl_lightning.utils.errors import BadInput
+
+from .conftest import Run, assert_same
+from .test_resume import IGNORE, rings
 
 FETCH = list(Fetch.tasks)
 SMALL = Picture(64, "light")
@@ -423,3 +427,17 @@ def test_simulators_by_name() -> None:
         assert action is not None and simulator.step(action).truncated is False
         assert simulator.frame().shape == (64, 64, 3)
         simulator.close()
+
+
+def test_a_fetch_run_resumes_bit_for_bit(run: Run, tmp_path: Path) -> None:
+    """From the middle of an episode; two tasks whose observations differ in size, drawn, with random goals."""
+    settings = {
+        "data__env__simulator": "Fetch", "data__env__goal": "random", "data__tasks": "[reach, push]",
+        "data__replay__size": 60, "data__memory__size": 50, "data__checkpoints__every": 20,
+        "data__checkpoints__keep": 9,
+    }  # fmt: skip
+    straight = run("straight", **settings)
+    checkpoint = tmp_path / "straight/checkpoints/step-000000080.ckpt"
+    resumed = run("resumed", "--ckpt_path", str(checkpoint), **settings, data__collection__num_workers=1)
+    assert_same(straight, resumed, ignore=IGNORE)
+    assert_same(rings(straight, tmp_path / "straight"), rings(resumed, tmp_path / "resumed"))
