@@ -195,7 +195,7 @@ def test_sac_never_opens_a_gl_context(tmp_path: Path) -> None:
         (["--model.reward.source", "task"], ["model.reward.source task", "model.vlm"]),
         (
             ["--model.reward.source", "cosin"],
-            ["or goal_baseline or task, not 'cosin'; the nearest is 'cosine'"],
+            ["or goal_baseline or goal_distance or task, not 'cosin'; the nearest is 'cosine'"],
         ),
         (["--data.goal_image", "maybe"], ["data.goal_image must be true or false, or null, not 'maybe'"]),
         (["--data.replay.success_share", "1"], ["data.replay.success_share must be at least 0 and below 1, not 1"]),
