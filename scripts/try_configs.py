@@ -37,8 +37,11 @@ SMALL = {
     "data.checkpoints.every": "600",
     "model.log_every": "100",
 }
-SLOW = {"obs/pixels.yaml": {"data.collection.start_steps": "580", "model.log_every": "10"}}
-"""Convolutions on a CPU take seconds an update: fewer of them are made."""
+OTHERWISE = {
+    "obs/pixels.yaml": {"data.collection.start_steps": "580", "model.log_every": "10"},
+    "fetch.yaml": {"data.tasks": "[reach]"},
+}
+"""Convolutions on a CPU take seconds an update: fewer of them are made. Fetch has tasks of its own."""
 REFERENCE = "method/furl.yaml"
 HEAD = """# Each configuration, run
 
@@ -61,7 +64,7 @@ def run(file: str, runs: Path) -> Path:
     """
     name = file.removesuffix(".yaml").replace("/", "-")
     argv = [part for config in dict.fromkeys([BASE, file]) for part in ("--config", str(CONF / config))]
-    argv += [part for key, value in {**SMALL, **SLOW.get(file, {})}.items() for part in (f"--{key}", value)]
+    argv += [part for key, value in {**SMALL, **OTHERWISE.get(file, {})}.items() for part in (f"--{key}", value)]
     argv += ["--name", name, "--runs", str(runs), "--trainer.enable_progress_bar", "false"]
     command = "from furl_lightning.cli import furl_fit; furl_fit()"
     process = subprocess.run([sys.executable, "-c", command, *argv], capture_output=True, text=True)
@@ -86,7 +89,15 @@ def switches(config: dict[str, Any], base: dict[str, Any]) -> str:
     source, relay = config["model.reward.source"], config["model.relay.enabled"]
     goal_image = config["data.goal_image"]
     on = ["VLM"] if config["model.vlm"] is not None else []
-    on += ["heads"] if source == "aligned" else ["zero-shot"] if source == "cosine" else []
+    on += (
+        ["heads"]
+        if source == "aligned"
+        else ["zero-shot"]
+        if source == "cosine"
+        else ["goal distance"]
+        if source == "goal_distance"
+        else []
+    )
     on += [f"relay to {config['model.relay.threshold']:,} {config['model.relay.counts']}"] if relay else []
     on += ["goal image"] if goal_image or (goal_image is None and source == "aligned") else []
     relay_end = {"model.relay.threshold", "model.relay.counts"}
@@ -135,7 +146,7 @@ def main() -> None:
                 continue
             config = flat(yaml.safe_load((folder / "config.yaml").read_text()))
             base = base or config
-            settings = {**SMALL, **SLOW.get(file, {})}
+            settings = {**SMALL, **OTHERWISE.get(file, {})}
             learning_from = int(settings["data.collection.start_steps"]) + 2 * int(settings["model.log_every"])
             parts, size, speed = computed(folder, learning_from)
             if file == REFERENCE:
