@@ -88,7 +88,7 @@ def test_siglip_and_liv_train(run: Run, tmp_path: Path) -> None:
         (["--model.vlm", "LIV", "--model.vlm.path", "{pickle}"], "holds more than tensors"),
         (
             ["--model.reward.source", "cosin"],
-            "model.reward.source must be aligned or cosine or goal_baseline or goal_distance or task, not 'cosin'; the nea",
+            "model.reward.source must be aligned or cosine or goal_baseline or goal_distance or task, not 'cosin'",
         ),
         (
             ["--model.reward.source", "goal_baseline"],
