@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tensorboard.data.provider import RunTagFilter
 from tensorboard.data.server_ingester import NoDataServerError, SubprocessServerDataIngester, get_server_binary
 from tensorboard.util.grpc_util import ChannelCredsType
 
-from furl_lightning.runs.tensorboard import EVENTS, TensorBoard, drop_later_events
+from furl_lightning.runs.tensorboard import EVENTS, TensorBoard, drop_later_events, put_before_now
 
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -87,6 +88,21 @@ def test_events_from_before_a_full_disk_are_shown(tmp_path: Path) -> None:
     logger.log_metrics({"x": 50.0}, 50)
     logger.finalize("success")
     assert read(tmp_path / "a") == {"x": [(step, float(step)) for step in (10, 20, 30, 40, 50)]}
+
+
+def test_files_keep_their_order_whenever_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four files within two seconds, at each way of falling into them, and one of a clock that is ahead."""
+    for ways, seconds in enumerate(
+        itertools.combinations_with_replacement((1_700_000_001, 1_700_000_002, 1_700_000_003), 4)
+    ):
+        folder = tmp_path / str(ways)
+        folder.mkdir()
+        for number, second in enumerate(seconds):
+            monkeypatch.setattr("furl_lightning.runs.tensorboard.time.time", lambda second=second: second + 0.5)
+            put_before_now(folder)
+            ahead = 50 * (number == 1)
+            (folder / f"{EVENTS}{second + ahead}.host.1.{9 + number}").write_text(str(number))
+        assert [path.read_text() for path in sorted(folder.iterdir())] == ["0", "1", "2", "3"], seconds
 
 
 @pytest.mark.parametrize("tail", [b"", b"\0" * 100, b"\x18\0\0\0\0\0\0\0torn"])

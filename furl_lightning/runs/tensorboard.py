@@ -82,12 +82,12 @@ def put_before_now(folder: Path) -> None:
     """Rename files of events whose names are not before one that is made now.
 
     TensorBoard reads files in the order of their names, which begin with the second of their making: that of a machine
-    whose clock is ahead, or this one.
+    whose clock is ahead, or this one. Those of the second before are renamed too, to keep their place among them.
     """
     now = int(time.time())
     for number, file in enumerate(sorted(folder.glob(f"{EVENTS}*"))):
         second, _, rest = file.name.removeprefix(EVENTS).partition(".")
-        if second.isdecimal() and int(second) >= now:
+        if second.isdecimal() and int(second) >= now - 1:
             file.rename(folder / f"{EVENTS}{now - 1}.{number:04}.{rest}")
 
 
