@@ -10,6 +10,7 @@ from typing import Any
 
 from furl_lightning.utils.construct import import_class
 from furl_lightning.utils.nearest import nearest
+from furl_lightning.utils.user_module import NoModule, import_module
 
 BASES: dict[str, tuple[str, ...]] = {
     "vlm": ("furl_lightning.vlm.VLM",),
@@ -95,11 +96,9 @@ def _class_at(path: str, kind: str) -> Any:
         known = _known(kind)
         return known.get(name, f"the nearest is '{nearest(name, list(known))}'")
     try:
-        imported = importlib.import_module(module)  # of the user's: what it raises keeps its traceback
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise
-        return f"there is no module {error.name} in the current folder, on PYTHONPATH, or installed"
+        imported = import_module(module)
+    except NoModule as error:
+        return str(error)
     return getattr(imported, name, f"module {module} has no {name}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from furl_lightning.envs.gymnasium import INSTALL, Gymnasium
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.nearest import nearest
+from furl_lightning.utils.user_module import NoModule, import_module
 
 IDS = {
     "reach": "FetchReach-v4",
@@ -53,10 +53,8 @@ class Fetch(Gymnasium):
             raise BadInput(f"unknown task '{task}'; the nearest is '{nearest(task, list(IDS))}'")
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # an announcement on Adroit's rewards
-                importlib.import_module("gymnasium_robotics")
-        except ModuleNotFoundError as error:
-            if error.name != "gymnasium_robotics":
-                raise
+                import_module("gymnasium_robotics")
+        except NoModule:
             raise BadInput(f"Fetch needs gymnasium-robotics: {INSTALL}") from None
         make = {"reward_type": "dense", "default_camera_config": CAMERA_OF_SLIDE if task == "slide" else CAMERA}
         super().__init__(task, {task: f"gymnasium_robotics:{IDS[task]}"}, "is_success", make)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from typing import Any
 
 import gymnasium
@@ -15,6 +14,7 @@ from furl_lightning.envs.environment import Environment
 from furl_lightning.envs.rendering import Renderer, camera_named
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.nearest import nearest
+from furl_lightning.utils.user_module import NoModule, import_module
 
 EPISODE_STEPS = 1000
 """Of an environment that is registered without a time limit."""
@@ -237,12 +237,10 @@ def registered(name: str) -> gymnasium.envs.registration.EnvSpec:
     module, _, id_ = name.rpartition(":")
     if module:
         try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-                raise
-            how = INSTALL if error.name == "gymnasium_robotics" else "install it, or put it into the current folder"
-            raise BadInput(f"there is no module {error.name} for the environment '{name}': {how}") from None
+            import_module(module)
+        except NoModule as error:
+            how = INSTALL if error.module == "gymnasium_robotics" else "install it, or put it into the current folder"
+            raise BadInput(f"there is no module {error.module} for the environment '{name}': {how}") from None
     try:
         return gymnasium.spec(id_)
     except gymnasium.error.Error:

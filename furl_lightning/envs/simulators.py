@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from furl_lightning.envs.simulator import Simulator, SimulatorSettings
 from furl_lightning.tasks import METAWORLD
 from furl_lightning.utils.errors import BadInput
 from furl_lightning.utils.nearest import nearest
+from furl_lightning.utils.user_module import NoModule, import_module
 
 OURS = {
     "Gymnasium": "furl_lightning.envs.gymnasium.Gymnasium",
@@ -71,14 +71,9 @@ def environment_class(simulator: str) -> type[Environment]:
             "named by its import path, such as my_module.MyEnvironment"
         )
     try:
-        module = importlib.import_module(module_path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_path == error.name or module_path.startswith(f"{error.name}.")):
-            raise
-        raise UnknownSimulator(
-            f"unknown {OPTION} '{simulator}'; there is no module {error.name} in the current folder, on PYTHONPATH, "
-            "or installed"
-        ) from None
+        module = import_module(module_path)
+    except NoModule as error:
+        raise UnknownSimulator(f"unknown {OPTION} '{simulator}'; {error}") from None
     cls = getattr(module, name, None)
     if cls is None:
         raise UnknownSimulator(f"unknown {OPTION} '{simulator}'; module {module_path} has no {name}")

@@ -18,8 +18,8 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning.accelerators import AcceleratorRegistry
 
 from furl_lightning import vlm
+from furl_lightning.envs import simulators
 from furl_lightning.envs.simulator import SimulatorSettings
-from furl_lightning.envs.simulators import OURS as SIMULATORS
 from furl_lightning.tasks import METAWORLD
 from furl_lightning.utils.errors import BadInput
 
@@ -41,7 +41,7 @@ OURS = {
 """The package's own VLMs by name."""
 
 
-SIMULATOR, OPTIONS = "data.env.simulator", "data.env.options"
+SIMULATOR, OPTIONS = simulators.OPTION, "data.env.options"
 
 
 class NoSettings(BadInput):
@@ -138,7 +138,7 @@ def _foreign(path: str, named: str, source: Path, again: str) -> ForeignClass:
 
 def is_our_simulator(value: Any) -> bool:
     """Whether ``data.env.simulator`` is one of the package's own."""
-    return isinstance(value, str) and value in (METAWORLD, *SIMULATORS)
+    return isinstance(value, str) and value in (METAWORLD, *simulators.OURS)
 
 
 def refuse_foreign_simulator(settings: SimulatorSettings, source: Path, given: str | None) -> None:
