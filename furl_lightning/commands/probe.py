@@ -21,7 +21,7 @@ from furl_lightning.analysis.tables import Measures, measures_table, write_probe
 from furl_lightning.commands.arguments import answer, names, parse, parser
 from furl_lightning.commands.precision import warn_of_slow_bfloat16
 from furl_lightning.envs.episodes import Episode, Manner
-from furl_lightning.envs.examination import longest, with_sizes
+from furl_lightning.envs.examination import sizes_of, with_sizes
 from furl_lightning.envs.settings import EnvSettings
 from furl_lightning.envs.simulator import GoalMode, SimulatorSettings
 from furl_lightning.envs.simulators import sentences, task_names
@@ -138,13 +138,15 @@ def _of_vlm(arguments: Any, tasks: list[str] | None) -> Subject:
     silent = [task for task in tasks if task not in own and task not in prompts]
     if silent:
         raise BadInput(f"--prompts must have a sentence for {', '.join(silent)}, which brings none of its own")
-    env = EnvSettings(arguments.goal or "fixed", simulator=simulator, episode_steps=longest(simulator, {}, tasks))
+    sizes = sizes_of(simulator, {}, tasks)
+    longest = min(size.episode_steps for size in sizes.values())
+    env = EnvSettings(arguments.goal or "fixed", simulator=simulator, episode_steps=longest)
     vlm = arguments.vlm or Embedded()
     return Subject(
         vlm,
         [Agent(task, seed) for task in tasks for seed in seeds],
         {task: prompts.get(task) or own[task] for task in tasks},
-        with_sizes(env.simulators(True, vlm.render, vlm.picture_size), tasks),
+        with_sizes(env.simulators(True, vlm.render, vlm.picture_size), sizes),
         None,
         alignment.l2_margin,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from furl_lightning.data.experience import EpisodeOutcome, Experience
 from furl_lightning.data.goal_images import embed_goal_images, goal_images, read_goal_images, save_goal_images
 from furl_lightning.data.policy import exploration_policy
 from furl_lightning.data.schedule import CheckpointSettings, EvaluationSettings
-from furl_lightning.envs.examination import can_be_replayed, with_sizes
+from furl_lightning.envs.examination import Sizes, can_be_replayed, sizes_of, with_sizes
 from furl_lightning.envs.population import PopulationEnv
 from furl_lightning.envs.rendering import is_used
 from furl_lightning.envs.settings import EnvSettings
@@ -162,7 +163,12 @@ class FuRLDataModule(LightningDataModule):
             BadInput: they cannot be made like this.
         """
         simulators = self.env_settings.simulators(frames, auto, light_size)
-        self.simulators = with_sizes(simulators, [agent.task for agent in self.agents])
+        self.simulators = with_sizes(simulators, self._sizes)
+
+    @cached_property
+    def _sizes(self) -> dict[str, Sizes]:
+        env = self.env_settings
+        return sizes_of(env.simulator, env.options, [agent.task for agent in self.agents])
 
     @property
     def draws_with_gl(self) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from furl_lightning.envs.hosted import Hosted, whole_number
+from furl_lightning.envs.hosted import Hosted, named, whole_number
 from furl_lightning.envs.metaworld import MetaWorld
-from furl_lightning.envs.simulator import SimulatorSettings, Step
+from furl_lightning.envs.simulator import ACTION_DIM, OBS_DIM, SimulatorSettings, Step
 from furl_lightning.envs.simulators import make_environment
 from furl_lightning.tasks import EPISODE_STEPS, METAWORLD
 from furl_lightning.utils.errors import BadInput
@@ -19,52 +19,58 @@ STEPS = 50
 """Of the episode that is played twice, at most."""
 
 
-def longest(simulator: str, options: dict[str, Any], tasks: Sequence[str]) -> int:
-    """Steps of the longest episode that all these tasks have.
+class Sizes(NamedTuple):
+    """What an environment says of itself."""
+
+    name: str
+    observation_dim: int
+    action_dim: int
+    episode_steps: int
+
+
+def sizes_of(simulator: str, options: dict[str, Any], tasks: Sequence[str]) -> dict[str, Sizes]:
+    """Each task's sizes; an environment of each is made to ask it, but for Meta-World.
 
     Raises:
-        BadInput: an environment does not say, or cannot be made.
+        BadInput: one does not say its sizes, or cannot be made.
     """
     if simulator == METAWORLD:
-        return EPISODE_STEPS
-    steps = []
+        return {task: Sizes(f"{simulator} ({task})", OBS_DIM, ACTION_DIM, EPISODE_STEPS) for task in tasks}
+    sizes = {}
     for task in dict.fromkeys(tasks):
         environment = make_environment(simulator, options, task)
-        steps.append(whole_number(environment, "episode_steps", f"{type(environment).__name__} ({task})"))
-        environment.close()
-    return min(steps)
-
-
-def with_sizes(settings: SimulatorSettings, tasks: Sequence[str]) -> SimulatorSettings:
-    """The settings with the sizes of the tasks' observations and actions; an environment of each is made for that.
-
-    Raises:
-        BadInput: one does not say its sizes, cannot be made, or has shorter episodes than are asked for; or actions
-            of several sizes; or Meta-World, whose tasks have the same cameras, lacks the one that is named.
-    """
-    if settings.simulator == METAWORLD:
-        if settings.camera is not None:
-            MetaWorld(tasks[0], 0, replace(settings, render=None)).close()
-        return settings
-    observation_dim, action_dims = 0, {}
-    for task in dict.fromkeys(tasks):
-        environment = make_environment(settings.simulator, settings.options, task)
-        name = f"{type(environment).__name__} ({task})"
+        name = named(environment, task)
         try:
-            observation_dim = max(observation_dim, whole_number(environment, "observation_dim", name))
-            action_dims[task] = whole_number(environment, "action_dim", name)
-            longest = whole_number(environment, "episode_steps", name)
+            sizes[task] = Sizes(name, *(whole_number(environment, size, name) for size in Sizes._fields[1:]))
         finally:
             environment.close()
-        if settings.episode_steps > longest:
+    return sizes
+
+
+def with_sizes(settings: SimulatorSettings, sizes: Mapping[str, Sizes]) -> SimulatorSettings:
+    """The settings with the sizes of a population's observations and actions.
+
+    Args:
+        settings: of its simulators.
+        sizes: of its tasks, from :func:`sizes_of`.
+
+    Raises:
+        BadInput: a task has shorter episodes than are asked for; or actions are of several sizes; or Meta-World, whose
+            tasks have the same cameras, lacks the one that is named.
+    """
+    for size in sizes.values():
+        if settings.episode_steps > size.episode_steps:
             raise BadInput(
-                f"data.env.episode_steps must be at most {longest}, the steps of an episode of {name}, not "
-                f"{settings.episode_steps}"
+                f"data.env.episode_steps must be at most {size.episode_steps}, the steps of an episode of "
+                f"{size.name}, not {settings.episode_steps}"
             )
-    if len(set(action_dims.values())) > 1:
-        sizes = ", ".join(f"{task} {dim}" for task, dim in action_dims.items())
-        raise BadInput(f"all data.tasks must have actions of one size, but the numbers in an action are: {sizes}")
-    return replace(settings, observation_dim=observation_dim, action_dim=next(iter(action_dims.values())))
+    if len({size.action_dim for size in sizes.values()}) > 1:
+        numbers = ", ".join(f"{task} {size.action_dim}" for task, size in sizes.items())
+        raise BadInput(f"all data.tasks must have actions of one size, but the numbers in an action are: {numbers}")
+    if settings.simulator == METAWORLD and settings.camera is not None:
+        MetaWorld(next(iter(sizes)), 0, replace(settings, render=None)).close()
+    dims = {size.observation_dim for size in sizes.values()}
+    return replace(settings, observation_dim=max(dims), action_dim=next(iter(sizes.values())).action_dim)
 
 
 def can_be_replayed(settings: SimulatorSettings, tasks: Sequence[str]) -> bool:

@@ -30,7 +30,7 @@ class Hosted(Simulator):
 
     def __init__(self, environment: Environment, task: str, seed: int, settings: SimulatorSettings) -> None:
         super().__init__(task, seed, settings)
-        self.environment, self.name = environment, f"{type(environment).__name__} ({task})"
+        self.environment, self.name = environment, named(environment, task)
         if settings.render is not None:
             environment.picture = Picture(settings.size, settings.render, settings.camera)
         self._seeds = np.random.Generator(np.random.PCG64(seed))
@@ -155,6 +155,11 @@ def oriented(picture: np.ndarray, settings: SimulatorSettings) -> np.ndarray:
     if settings.bgr:
         picture = picture[:, :, ::-1]
     return np.ascontiguousarray(picture)
+
+
+def named(environment: Environment, task: str) -> str:
+    """What an environment is called in a message: its class, and the task."""
+    return f"{type(environment).__name__} ({task})"
 
 
 def whole_number(environment: Environment, name: str, of: str) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from furl_lightning.agents.encoder import FrameStack
-from furl_lightning.envs.examination import with_sizes
+from furl_lightning.envs.examination import sizes_of, with_sizes
 from furl_lightning.envs.population import shrink
 from furl_lightning.envs.simulators import make_simulator
 from furl_lightning.training.policies import Policy
@@ -19,7 +19,7 @@ def record(policy: Policy, steps: int) -> np.ndarray:
     """
     settings = policy.simulators
     if policy.pixel_size is not None:
-        settings = with_sizes(settings, [policy.agent.task])
+        settings = with_sizes(settings, sizes_of(settings.simulator, settings.options, [policy.agent.task]))
     simulator, stack = make_simulator(policy.agent.task, policy.agent.seed, settings), FrameStack()
     try:
         state, recorded = simulator.reset(), []
