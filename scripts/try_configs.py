@@ -89,15 +89,8 @@ def switches(config: dict[str, Any], base: dict[str, Any]) -> str:
     source, relay = config["model.reward.source"], config["model.relay.enabled"]
     goal_image = config["data.goal_image"]
     on = ["VLM"] if config["model.vlm"] is not None else []
-    on += (
-        ["heads"]
-        if source == "aligned"
-        else ["zero-shot"]
-        if source == "cosine"
-        else ["goal distance"]
-        if source == "goal_distance"
-        else []
-    )
+    rewards = {"aligned": "heads", "cosine": "zero-shot", "goal_distance": "goal distance"}
+    on += [rewards[source]] if source in rewards else []
     on += [f"relay to {config['model.relay.threshold']:,} {config['model.relay.counts']}"] if relay else []
     on += ["goal image"] if goal_image or (goal_image is None and source == "aligned") else []
     relay_end = {"model.relay.threshold", "model.relay.counts"}
