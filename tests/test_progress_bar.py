@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from furl_lightning.commands.fit import fit
+from furl_lightning.training.module import FuRLModule
 from furl_lightning.training.progress_bar import TimeLeft
 
-from .conftest import SMALL
+from .conftest import SMALL, Run, assert_same
 
 
 def test_random_steps_say_nothing_of_the_time_left() -> None:
     """100 steps of 10 ms without updates, then 100 ms each and an evaluation of a second every 50."""
-    left, clock = TimeLeft(), 7.0
-    left.update(0, clock, learns=False)
+    clock = 7.0
+    left = TimeLeft(0, clock, 100)
     for step in range(10, 101, 10):
         clock += 0.1
         left.update(step, clock, learns=False)
@@ -28,11 +29,37 @@ def test_random_steps_say_nothing_of_the_time_left() -> None:
     assert left.seconds(1_000) == pytest.approx(8 * 12.0)
 
 
+@pytest.mark.parametrize(("overlap", "learning"), [(False, 0.03 + 0.07), (True, 0.07)])
+def test_an_update_that_was_tried_tells_of_those_to_come(overlap: bool, learning: float) -> None:
+    """A slow first step is left out; random steps then take 30 ms and updates 70."""
+    left = TimeLeft(0, 0.0, 100, overlap)
+    left.update(10, 5.0, learns=False)
+    left.update_seconds = 0.07
+    left.begin_anew(6.0)
+    assert left.seconds(1_000) is None
+    left.update(20, 6.3, learns=False)
+    assert left.seconds(1_000) == pytest.approx(80 * 0.03 + 900 * learning)
+    assert left.seconds(50) == pytest.approx(30 * 0.03)
+    left.update(100, 8.7, learns=False)
+    left.update(110, 10.7, learns=True)  # from here on what was measured counts
+    assert left.seconds(1_000) == pytest.approx(890 * 0.2)
+
+
 def test_a_resumed_run_is_measured_from_its_resumption() -> None:
-    left = TimeLeft()
-    left.update(500, 0.0, learns=False)
+    left = TimeLeft(500, 0.0)
     left.update(510, 2.0, learns=True)
     assert left.seconds(1_000) == pytest.approx(490 * 0.2)
+
+
+def test_trying_an_update_changes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose bar tried one ends bit for bit as one without a bar."""
+    tried: list[float] = []
+    try_update = FuRLModule.try_update
+    monkeypatch.setattr(FuRLModule, "try_update", lambda module: tried.append(try_update(module)) or tried[-1])
+    plain = run("plain")
+    assert not tried
+    assert_same(plain, run("tried", "--trainer.enable_progress_bar", "true"), ignore=("journal",))
+    assert len(tried) == 1 and tried[0] > 0
 
 
 def test_the_bar_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from time import perf_counter
 from typing import Any
 
@@ -201,6 +202,18 @@ class FuRLModule(LightningModule):
             if self.device.type == "cpu":  # elsewhere looking is waiting: see training/metrics_log.py
                 refuse_nan_losses(self.metrics, learner, self.agents, iteration.env_steps)
         self.update_seconds += perf_counter() - started
+
+    def try_update(self) -> float:
+        """Seconds of one action's updates, tried on a copy of the learner: the run's numbers stay as they are."""
+        learner, data = copy.deepcopy(self.built), self.data
+        optimizers = learner.optimizers()
+        generators = [generator.clone_state() for generator in data.randomness.learning]
+        for _ in range(2):  # the first warms up
+            started = perf_counter()
+            members, inputs = learner.prepare(data.experience.sample(generators), generators)
+            for value in learner.learn(members, inputs, optimizers).values():
+                value.cpu()  # waits for a GPU
+        return (perf_counter() - started) * self.updates_per_step
 
     def frame_reward(self, agent: int, frames: Tensor) -> Tensor:
         """The VLM reward of one agent's frames, uint8 [T, H, W, 3], by the heads of the moment: [T] on the CPU."""

@@ -17,27 +17,46 @@ from furl_lightning.training.module import FuRLModule
 class TimeLeft:
     """How long a run still takes at the mean speed since it began to learn, evaluations and all.
 
-    Steps of random actions, without updates, are several times quicker and say nothing of those to come.
+    Steps of random actions, without updates, are several times quicker. Until they are over, the steps to come are taken
+    to need as long as those made and the updates that belong to them.
+
+    Args:
+        begin: environment steps made before the run began or went on.
+        seconds: the time then.
+        start_steps: environment steps of random actions.
+        overlap: whether updates are made while the next steps are taken.
     """
 
-    def __init__(self) -> None:
-        self._begun: tuple[int, float] | None = None
-        self._made: tuple[int, float] = (0, 0.0)
+    def __init__(self, begin: int, seconds: float, start_steps: int = 0, overlap: bool = False) -> None:
+        self._begun = self._made = (begin, seconds)
+        self._start_steps, self._overlap = start_steps, overlap
         self._learns = False
+        self.update_seconds: float | None = None
+        """What the updates for one environment step take; None: not known."""
 
     def update(self, env_steps: int, seconds: float, learns: bool) -> None:
         """Take in how many steps have been made at a time, and whether updates were made for the last of them."""
-        self._learns |= learns
-        if self._begun is None or not self._learns:
-            self._begun = (env_steps, seconds)
+        if learns and not self._learns:
+            self._learns, self._begun = True, self._made
         self._made = (env_steps, seconds)
 
+    def begin_anew(self, seconds: float) -> None:
+        """Leave out what has been so far."""
+        self._begun = self._made = (self._made[0], seconds)
+
     def seconds(self, total: int) -> float | None:
-        """Seconds until ``total`` steps are made; None before it has begun to learn."""
-        if self._begun is None or self._made[0] == self._begun[0]:
+        """Seconds until ``total`` steps are made; None where nothing is known of updates or of the other steps."""
+        made = self._made[0]
+        steps, seconds = made - self._begun[0], self._made[1] - self._begun[1]
+        if not steps or (not self._learns and self.update_seconds is None):
             return None
-        steps, seconds = (made - begun for made, begun in zip(self._made, self._begun, strict=True))
-        return (total - self._made[0]) * seconds / steps
+        step = seconds / steps
+        if self._learns:
+            return (total - made) * step
+        assert self.update_seconds is not None
+        learning = max(step, self.update_seconds) if self._overlap else step + self.update_seconds
+        random_steps = max(0, min(self._start_steps, total) - made)
+        return random_steps * step + (total - made - random_steps) * learning
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
@@ -54,7 +73,7 @@ class StepsBar(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._bar: Any = None
-        self._time_left = TimeLeft()
+        self._time_left = TimeLeft(0, 0.0)
         self._enabled = True
         self._success = "-"
         self._size_shown = False
@@ -70,8 +89,9 @@ class StepsBar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw an empty bar, or one as full as the run that is resumed."""
         data: FuRLDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self._time_left = TimeLeft()
-        self._time_left.update(data.env_steps, monotonic(), learns=False)
+        self._time_left = TimeLeft(
+            data.env_steps, monotonic(), data.collection_settings.start_steps, data.collection_settings.overlap
+        )
         self._bar = _Bar(
             total=data.env_steps_total,
             initial=data.env_steps,
@@ -107,7 +127,11 @@ class StepsBar(ProgressBar):
             if relay is not None:
                 shown = f"relay {int(relay.active.sum())}/{len(data.agents)}, {shown}"
             self._bar.set_postfix_str(shown, refresh=False)
-        self._time_left.update(data.env_steps, monotonic(), batch.actions_to_learn > 0)
+        learns = batch.actions_to_learn > 0
+        self._time_left.update(data.env_steps, monotonic(), learns)
+        if not learns and self._time_left.update_seconds is None and self._enabled:
+            self._time_left.update_seconds = pl_module.try_update() / data.action_repeat
+            self._time_left.begin_anew(monotonic())
         seconds = self._time_left.seconds(data.env_steps_total)
         self._bar.left = "?" if seconds is None else tqdm.format_interval(seconds)
         self._bar.update(data.env_steps - self._bar.n)
