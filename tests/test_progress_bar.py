@@ -55,7 +55,12 @@ def test_trying_an_update_changes_nothing(run: Run, monkeypatch: pytest.MonkeyPa
     """A run whose bar tried one ends bit for bit as one without a bar."""
     tried: list[float] = []
     try_update = FuRLModule.try_update
-    monkeypatch.setattr(FuRLModule, "try_update", lambda module: tried.append(try_update(module)) or tried[-1])
+
+    def try_and_tell(module: FuRLModule) -> float:
+        tried.append(try_update(module))
+        return tried[-1]
+
+    monkeypatch.setattr(FuRLModule, "try_update", try_and_tell)
     plain = run("plain")
     assert not tried
     assert_same(plain, run("tried", "--trainer.enable_progress_bar", "true"), ignore=("journal",))

@@ -17,8 +17,8 @@ from furl_lightning.training.module import FuRLModule
 class TimeLeft:
     """How long a run still takes at the mean speed since it began to learn, evaluations and all.
 
-    Steps of random actions, without updates, are several times quicker. Until they are over, the steps to come are taken
-    to need as long as those made and the updates that belong to them.
+    Steps of random actions, without updates, are several times quicker. Until they are over, the steps to come are
+    taken to need as long as those made and the updates that belong to them.
 
     Args:
         begin: environment steps made before the run began or went on.
