@@ -19,7 +19,7 @@ from scipy import stats
 
 from furl_lightning.analysis.figures import draw_aggregates, draw_curves
 from furl_lightning.analysis.intervals import interquartile_mean, stratified_bootstrap, task_mean, wilson
-from furl_lightning.analysis.report import group
+from furl_lightning.analysis.report import group, published_means
 from furl_lightning.commands.report import report
 from furl_lightning.runs.metrics_csv import MetricsCSV
 from furl_lightning.runs.read import NoRun, labels, method, read
@@ -252,6 +252,22 @@ def test_curves_show_the_numbers(two_methods: list[Path]) -> None:
     (training,) = draw_curves(methods[:1], ["reach"], training=True).axes
     (shares,) = (line.get_ydata() for line in training.get_lines() if line.get_marker() == "o")
     assert shares == pytest.approx([0.25, 0.5])
+
+
+def test_published_means_are_marked_where_the_tasks_are_mt10(tmp_path: Path) -> None:
+    """A dotted line each in the panel of the mean, and nowhere else."""
+    tasks = list(TASK_SETS["mt10"])
+    runs = [read(write_run(tmp_path / "furl", tasks, [0], drawn(1)))]
+    methods = group(runs, labels(runs))
+    assert published_means(methods, ["reach", "push"]) == {}
+    published = published_means(methods, tasks)
+    assert published["FuRL, published, 1,000k steps"] == 0.76
+    mean: Any
+    (mean,) = draw_curves(methods, tasks, published=published, mean_alone=True).axes
+    assert {line.get_ydata()[0] for line in mean.get_lines() if line.get_linestyle() == ":"} == set(published.values())
+    assert {text.get_text() for text in mean.texts} == set(published)
+    panels = draw_curves(methods, tasks, published=published).axes
+    assert [len(axis.texts) for axis in panels[:11]] == [0] * 10 + [len(published)]
 
 
 def test_aggregates_show_the_numbers(two_methods: list[Path]) -> None:

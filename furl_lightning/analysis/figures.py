@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,23 @@ FRAMES = 6
 """Of the first expert's, above a probe's curves."""
 
 
-def draw_curves(methods: Sequence[Method], tasks: Sequence[str], training: bool = False) -> Figure:
-    """Success at evaluations, or of training episodes: a panel for each task and one for their mean."""
-    panels: list[tuple[str, Sequence[str]]] = [(task, [task]) for task in tasks]
+def draw_curves(
+    methods: Sequence[Method],
+    tasks: Sequence[str],
+    training: bool = False,
+    published: Mapping[str, float] = MappingProxyType({}),
+    mean_alone: bool = False,
+) -> Figure:
+    """Success at evaluations, or of training episodes: a panel for each task and one for their mean.
+
+    Args:
+        methods: a colour each.
+        tasks: a panel each.
+        training: of training episodes.
+        published: means that others published, by name: dotted lines in the panel of the mean.
+        mean_alone: no panels of single tasks.
+    """
+    panels: list[tuple[str, Sequence[str]]] = [(task, [task]) for task in tasks if not mean_alone]
     if len(tasks) > 1:
         panels.append(("mean over tasks", tasks))
     columns = min(4, len(panels))
@@ -39,6 +54,11 @@ def draw_curves(methods: Sequence[Method], tasks: Sequence[str], training: bool 
     for axis, (title, group) in zip(axes, panels, strict=False):
         for number, method in enumerate(methods):
             _draw_method(axis, method, group, training, f"C{number}")
+        for name, rate in published.items() if group is tasks else ():
+            axis.axhline(rate, color="grey", ls=":", lw=1)
+            axis.annotate(
+                name, (0.01, rate), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color="dimgrey"
+            )
         axis.set_title(title, fontsize=10)
         axis.set_ylim(-0.03, 1.03)
         axis.grid(alpha=0.3)

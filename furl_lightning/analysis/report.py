@@ -11,7 +11,7 @@ import numpy as np
 from furl_lightning.analysis.intervals import Interval, interquartile_mean, stratified_bootstrap, task_mean
 from furl_lightning.runs.machine import CHANGES_UNNOTICED
 from furl_lightning.runs.read import Run
-from furl_lightning.tasks import Agent
+from furl_lightning.tasks import METAWORLD, TASK_SETS, Agent
 from furl_lightning.utils.errors import BadInput
 
 LEVELS = (0.5, 0.8)
@@ -190,6 +190,13 @@ def by_goal(methods: Iterable[Method]) -> list[tuple[str, list[Method]]]:
 def tasks_of(methods: Sequence[Method]) -> list[str]:
     """Their tasks, in the order of the first."""
     return list(dict.fromkeys(task for method in methods for task in method.tasks))
+
+
+def published_means(methods: Sequence[Method], tasks: Sequence[str]) -> dict[str, float]:
+    """:data:`PUBLISHED` of the methods' goal mode, by what a figure calls it; none unless the tasks are MT10."""
+    if set(tasks) != set(TASK_SETS["mt10"]) or any(run.simulator != METAWORLD for run in methods[0].runs):
+        return {}
+    return {f"{name}, published, 1,000k steps": rate for name, rate in PUBLISHED[methods[0].goal].items()}
 
 
 def deviation(scores: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from furl_lightning.analysis.figures import draw_aggregates, draw_curves, png
 from furl_lightning.analysis.html_page import Page
-from furl_lightning.analysis.report import Method, by_goal, caveats, group, tasks_of
+from furl_lightning.analysis.report import Method, by_goal, caveats, group, published_means, tasks_of
 from furl_lightning.analysis.tables import (
     Table,
     aggregate_table,
@@ -167,7 +167,8 @@ def write(out: Path, methods: Sequence[Method], tasks: Sequence[str], notes: Seq
         title = f"success in % at the last evaluation, {goal} goals"
         add(ABOUT_TABLE, title, final_table(rivals, tasks, totals))
         add(ABOUT_AGGREGATE, "over all tasks and seeds", aggregate_table(rivals, totals))
-        add_figure(f"curves-{goal}.png", draw_curves(rivals, tasks), ABOUT_CURVES, rivals)
+        curves = draw_curves(rivals, tasks, published=published_means(rivals, tasks))
+        add_figure(f"curves-{goal}.png", curves, ABOUT_CURVES, rivals)
         if any(method.curve([task], training=True).steps for method in rivals for task in tasks):
             add_figure(f"training-{goal}.png", draw_curves(rivals, tasks, training=True), ABOUT_TRAINING, rivals)
         add_figure(f"aggregate-{goal}.png", draw_aggregates(rivals, totals), ABOUT_AGGREGATE, rivals)
