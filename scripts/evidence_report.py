@@ -1,26 +1,128 @@
-"""Make the README's table and curves anew from ``results/``, with what furl-report is made of.
+"""Make the tables and figures of README.md and docs/findings.md anew from ``results/``.
 
-The table compares methods after equal numbers of steps; one that has not come so far has a dash there. Tasks that have
-been run with the same methods share a figure.
+    python scripts/evidence_report.py
+
+A page has each part between ``<!-- evidence NAME -->`` and ``<!-- /evidence NAME -->``; :data:`PARTS` says what
+makes it. Curves and groups are those of furl-report.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from furl_lightning.analysis.figures import draw_curves, png
-from furl_lightning.analysis.report import Method, deviation, group, tasks_of
+from furl_lightning.analysis.report import Method, deviation, group, published_means, tasks_of
 from furl_lightning.runs.read import Run, method, read
-from furl_lightning.tasks import TASK_SETS
+from furl_lightning.tasks import TASK_SETS, Agent
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("FuRL", "SAC", "VLM", "Relay")
 LATEST = 10_000
-EPISODES = {"fixed": "one episode, as every episode of a deterministic policy is the same", "random": "ten episodes"}
+"""Environment steps before an evaluation, of which training episodes are counted beside it."""
+EASY = "drawer-close"
+"""The task that an untrained policy solves now and then."""
+
+
+def markdown(corner: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> str:
+    """Rows by their names; a cell that a row lacks is a dash."""
+    lines = [[corner, *columns], ["---"] * (1 + len(columns))]
+    lines += [[name, *(cells.get(column, "-") for column in columns)] for name, cells in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def latest(run: Run, agents: Sequence[Agent], steps: int) -> list[float]:
+    """Success of the training episodes that ended in the :data:`LATEST` steps up to ``steps``."""
+    return [v for agent in agents for at, v in run.training[agent].items() if steps - LATEST < at <= steps]
+
+
+def kept(folder: Path) -> list[Run]:
+    """All runs of a folder of ``results/``, by their names."""
+    return [read(path.parent) for path in sorted(folder.glob("*/source.yaml"))]
+
+
+# -- MT10
+
+
+def mt10(results: Path, pictures: Path) -> str:
+    """Success over steps, the mean of MT10, and the table task x method: FuRL+ and SAC, each seed a run."""
+    runs = kept(results / "mt10")
+    methods = group(runs, ["FuRL+" if method(run.settings) == "FuRL" else "SAC, the same learner" for run in runs])
+    steps = min(run.evaluated for run in runs)
+    tasks = list(TASK_SETS["mt10"])
+    rows = {task: {each.name: _seeds(each, [task], steps) for each in methods} for task in tasks}
+    without = [task for task in tasks if task != EASY]
+    rows["mean"] = {each.name: _mean(each, tasks, steps) for each in methods}
+    rows[f"mean without {EASY}"] = {each.name: _mean(each, without, steps) for each in methods}
+    for name, training in (("mt10.png", False), ("mt10-training.png", True)):
+        published = {} if training else published_means(methods, tasks)
+        figure = draw_curves(methods, tasks, training, published, mean_alone=not training)
+        (pictures / f"evidence-{name}").write_bytes(png(figure))
+    seeds = ", ".join(str(seed) for seed in sorted(methods[0].seeds()))
+    return "\n\n".join(
+        [
+            "![mean success over MT10 against environment steps](docs/pictures/evidence-mt10.png)",
+            markdown(f"fixed goals, {steps:,} steps", [each.name for each in methods], rows),
+            f"Seeds whose evaluation at {steps:,} steps is a success (one episode, as every episode of a deterministic "
+            f"policy is the same), then how many of the training episodes of the {LATEST:,} steps before ended in "
+            f"success, in FuRL+ partly with its SAC agent. Seeds {seeds}.",
+        ]
+    )
+
+
+def _seeds(each: Method, tasks: Sequence[str], steps: int) -> str:
+    scores = [each.success(agent)[steps] for task in tasks for agent in each.agents(task)]
+    episodes = [v for run in each.runs for v in latest(run, [a for a in run.agents if a.task in tasks], steps)]
+    return f"{sum(score > 0.5 for score in scores)} of {len(scores)}; {sum(episodes):.0f} of {len(episodes)}"
+
+
+def _mean(each: Method, tasks: Sequence[str], steps: int) -> str:
+    curve = each.curve(tasks)
+    episodes = [v for run in each.runs for v in latest(run, [a for a in run.agents if a.task in tasks], steps)]
+    return f"**{100 * curve.mean[curve.steps.index(steps)]:.0f} %**; {100 * np.mean(episodes):.0f} %"
+
+
+# -- the recipe
+
+
+VARIANTS = {
+    "all": "action repeat 2, n-step returns of 3, a quarter from successes, `l2_margin` 0.1",
+    "no_repeat": "less action repeat",
+    "no_n_step": "less n-step returns",
+    "no_share": "less the quarter from successes",
+    "no_l2_margin": "less `l2_margin` 0.1 (then 0.25)",
+    "none": "less all four: `conf/learner/fast.yaml` alone",
+    "pink": "and pink noise",
+    "potential": "and potential differences in place of the score, `rho` 5",
+    "fade": "and a score that fades with an agent's success",
+    "goal_distance": "the distance to the goal image in place of the heads",
+    "sac": "SAC, without a VLM",
+}
+"""Of ``results/screen/``, in the order of the table."""
+
+
+def screen(results: Path, pictures: Path) -> str:
+    """What each part is worth on the screening tasks, one seed: training episodes in success, and the first one."""
+    runs = {run.folder.name: run for run in kept(results / "screen")}
+    steps = min(run.reached for run in runs.values()) // 5_000 * 5_000
+    rows: dict[str, dict[str, str]] = {}
+    tasks = [agent.task for agent in runs["all"].agents]
+    for name, label in VARIANTS.items():
+        if name in runs:
+            run, cells = runs[name], {}
+            for agent in run.agents:
+                first = next((at for at, v in sorted(run.training[agent].items()) if v), None)
+                own = latest(run, [agent], steps)
+                cells[agent.task] = f"{sum(own):.0f}" + (f" ({first:,})" if first and first <= steps else "")
+            own = latest(run, run.agents, steps)
+            rows[label] = {**cells, "all four": f"{sum(own):.0f} of {len(own)}"}
+    return markdown(f"in the last {LATEST:,} of {steps:,} steps", [*tasks, "all four"], rows)
+
+
+# -- four tasks with the embedded model of earlier versions
 
 
 def alike(runs: Sequence[Run]) -> list[list[Method]]:
@@ -41,17 +143,10 @@ def compare(runs: Sequence[Run], steps: int) -> dict[str, str]:
     for run in runs:
         if run.evaluated >= steps:
             scores = np.array([evaluations[steps] for evaluations in run.success.values()])
-            latest = [v for own in run.training.values() for at, v in own.items() if steps - LATEST < at <= steps]
+            episodes = latest(run, run.agents, steps)
             success = f"{100 * scores.mean():.0f} ± {100 * deviation(scores):.0f} ({len(scores)})"
-            cells[method(run.settings)] = f"{success}, {sum(latest):.0f} of {len(latest)}"
+            cells[method(run.settings)] = f"{success}, {sum(episodes):.0f} of {len(episodes)}"
     return cells
-
-
-def table(corner: str, columns: Sequence[str], rows: dict[str, dict[str, str]]) -> str:
-    """Rows by their names, in Markdown; a cell that a row lacks is a dash."""
-    lines = [[corner, *columns], ["---"] * (1 + len(columns))]
-    lines += [[name, *(cells.get(column, "-") for column in columns)] for name, cells in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _place(run: Run) -> tuple[int, int]:
@@ -59,62 +154,76 @@ def _place(run: Run) -> tuple[int, int]:
     return METHODS.index(method(run.settings)), TASK_SETS["mt10"].index(run.agents[0].task)
 
 
-def section(results: Path, pictures: Path) -> str:
-    """The README's part in Markdown; its figures are written into a folder, in the place of those that are there."""
-    for old in pictures.glob("evidence-*.png"):
-        old.unlink()
-    parts = []
-    for goal, episodes in EPISODES.items():
-        runs = sorted((read(path.parent) for path in (results / goal).glob("*/source.yaml")), key=_place)
-        rows = {}
-        for task in TASK_SETS["mt10"]:
-            own = [run for run in runs if run.agents[0].task == task]
-            for steps in sorted({run.evaluated for run in own}):
-                rows[f"{task}, {steps:,}"] = compare(own, steps)
-        if not rows:
-            continue
-        parts += [
-            table(f"{goal} goals, steps", METHODS, rows),
-            f"Success in % at that step ± standard deviation over seeds (their number), {episodes}; then how many "
-            f"training episodes of all seeds ended in success in the {LATEST:,} steps before, in FuRL and Relay partly "
-            "with the SAC agent.",
-        ]
-        for number, methods in enumerate(alike(runs), 1):
-            if len(methods) > 1:
-                picture, tasks = f"evidence-{goal}-{number}.png", tasks_of(methods)
-                (pictures / picture).write_bytes(png(draw_curves(methods, tasks, training=True)))
-                parts.append(f"![training success on {', '.join(tasks)}, {goal} goals](docs/pictures/{picture})")
-    return "\n\n".join(parts) + "\n"
+def four_tasks(results: Path, pictures: Path) -> str:
+    """Methods after equal numbers of steps; one that has not come so far has a dash there."""
+    runs = sorted(kept(results / "fixed"), key=_place)
+    rows = {}
+    for task in TASK_SETS["mt10"]:
+        own = [run for run in runs if run.agents[0].task == task]
+        for steps in sorted({run.evaluated for run in own}):
+            rows[f"{task}, {steps:,}"] = compare(own, steps)
+    parts = [
+        markdown("fixed goals, steps", METHODS, rows),
+        "Success in % at that step ± standard deviation over seeds (their number), one episode; then how many "
+        f"training episodes of all seeds ended in success in the {LATEST:,} steps before, in FuRL and Relay partly "
+        "with the SAC agent.",
+    ]
+    for number, methods in enumerate(alike(runs), 1):
+        if len(methods) > 1:
+            picture, tasks = f"evidence-fixed-{number}.png", tasks_of(methods)
+            (pictures / picture).write_bytes(png(draw_curves(methods, tasks, training=True)))
+            parts.append(f"![training success on {', '.join(tasks)}, fixed goals](pictures/{picture})")
+    return "\n\n".join(parts)
 
 
-def draw_light(results: Path) -> bytes:
-    """Training success of FuRL with the earlier and with the present embedded model, and of SAC, as PNG."""
+def light(results: Path, pictures: Path) -> str:
+    """Training success of FuRL with the earlier and with the present embedded model, and of SAC."""
     names = {"light/furl": "FuRL, Embedded", "fixed/furl": "FuRL, EmbeddedCLIP", "fixed/sac": "SAC"}
     tasks = [path.name.removeprefix("furl-") for path in sorted((results / "light").glob("furl-*"))]
     folders = [(results / f"{kind}-{task}", name) for kind, name in names.items() for task in tasks]
     methods = group([read(folder) for folder, _ in folders], [name for _, name in folders])
-    return png(draw_curves(methods, tasks, training=True))
+    (pictures / "evidence-light.png").write_bytes(png(draw_curves(methods, tasks, training=True)))
+    return "![training episodes in success, FuRL with each embedded model, and SAC](pictures/evidence-light.png)"
 
 
-def split(readme: str) -> tuple[str, str, str]:
-    """What comes before, in and after the README's part, marks left where they are.
+PARTS: dict[str, dict[str, Callable[[Path, Path], str]]] = {
+    "README.md": {"mt10": mt10},
+    "docs/findings.md": {"screen": screen, "four-tasks": four_tasks, "light": light},
+}
+"""What makes each part of a page, in Markdown, from the results; figures are written into the folder of pictures."""
+
+
+def put(page: str, name: str, part: str) -> str:
+    """The page with another part of this name.
 
     Raises:
         SystemExit: there is no such part.
     """
-    before, begin, rest = readme.partition("<!-- evidence -->\n")
-    inner, end, after = rest.partition("<!-- /evidence -->\n")
-    if not (begin and end):
-        raise SystemExit("README.md has no part between <!-- evidence --> and <!-- /evidence -->")
-    return before + begin, inner, end + after
+    begin, end = f"<!-- evidence {name} -->\n", f"<!-- /evidence {name} -->\n"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"there is no part between {begin.strip()} and {end.strip()}")
+    return before + begin + part + "\n" + end + after
+
+
+def make(results: Path, pictures: Path) -> dict[str, str]:
+    """The pages as they are to be; their figures are written into a folder."""
+    pages = {}
+    for name, parts in PARTS.items():
+        pages[name] = (ROOT / name).read_text()
+        for part, write in parts.items():
+            pages[name] = put(pages[name], part, write(results, pictures))
+    return pages
 
 
 def main() -> None:
-    """Write the README's part and its figures, and the figure of docs/findings.md."""
-    readme = ROOT / "README.md"
-    before, _, after = split(readme.read_text())
-    readme.write_text(before + section(ROOT / "results", ROOT / "docs/pictures") + after)
-    (ROOT / "docs/pictures/light_runs.png").write_bytes(draw_light(ROOT / "results"))
+    """Write the pages and their figures; figures that no part has are removed."""
+    pictures = ROOT / "docs/pictures"
+    for old in pictures.glob("evidence-*.png"):
+        old.unlink()
+    for name, text in make(ROOT / "results", pictures).items():
+        (ROOT / name).write_text(text)
 
 
 if __name__ == "__main__":
