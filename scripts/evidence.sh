@@ -1,57 +1,78 @@
 #!/usr/bin/env bash
-# Runs the evidence of docs/findings.md, keeps it in results/, and refreshes the README's tables and curves.
+# Runs the evidence of README and docs/findings.md, keeps it in results/, and makes its tables and figures anew.
 #
 #   scripts/evidence.sh            goes on where it was stopped; days on two cores, so stop it when you like
-#   scripts/evidence.sh report     only makes tables and curves anew, from results/
+#   scripts/evidence.sh report     only makes tables and figures anew, from results/
 #
-# Partial results are useful early: a block is some methods on one task; short blocks come before long ones, SAC and FuRL
-# before the parts of FuRL, the four first tasks before the others, fixed goals before random ones. A longer run goes on
-# from a shorter one's checkpoint.
-# RUNS (default runs/evidence) is where the checkpoints lie.
+# Partial results are useful early: what is judged comes first, then longer runs and what they are compared with. A longer
+# run goes on from a shorter one's checkpoint. RUNS (default runs/evidence) is where the checkpoints lie.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${RUNS:-runs/evidence}
 first_tasks="drawer-close button-press-topdown window-close drawer-open"
-other_tasks="reach push pick-place door-open peg-insert-side window-open"
 commit=$(git rev-parse HEAD)
 git diff --quiet HEAD -- furl_lightning conf || commit+=" with changes"
 
-fit() { # FOLDER NAME TASK STEPS CONFIG...
-    local results=results/$1 name=$2-$3 task=$3 steps=$4 configs=() resume=()
-    awk -v steps="$steps" '/^- steps:/ && $3 >= steps {found = 1} END {exit !found}' "$results/$name/source.yaml" 2>/dev/null && return
-    for config in "${@:5}"; do configs+=(--config "conf/$config.yaml"); done
-    local command=(furl-fit "${configs[@]}" --data.tasks "[$task]" --data.env_steps "$steps" --name "$name")
-    [ -e "$runs/$1/$name/checkpoints/last.ckpt" ] && resume=(--ckpt_path last)
-    [ -e "$runs/$1/$name/checkpoints/step-$(printf %09d "$steps").ckpt" ] || # stopped after the run, before it was kept
-        "${command[@]}" --runs "$runs/$1" "${resume[@]}"
-    python scripts/keep_run.py "$runs/$1/$name" "$results" --steps "$steps" --command "${command[*]}" --commit "$commit"
+fit() { # FOLDER NAME STEPS CONFIG... [-- OPTION...]
+    local folder=$1 name=$2 steps=$3 configs=() resume=()
+    shift 3
+    awk -v steps="$steps" '/^- steps:/ && $3 >= steps {found = 1} END {exit !found}' "results/$folder/$name/source.yaml" 2>/dev/null && return
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do configs+=(--config "conf/$1.yaml") && shift; done
+    local command=(furl-fit "${configs[@]}" "${@:2}" --data.env_steps "$steps" --name "$name")
+    [ -e "$runs/$folder/$name/checkpoints/last.ckpt" ] && resume=(--ckpt_path last)
+    [ -e "$runs/$folder/$name/checkpoints/step-$(printf %09d "$steps").ckpt" ] || # stopped after the run, before it was kept
+        "${command[@]}" --runs "$runs/$folder" "${resume[@]}"
+    python scripts/keep_run.py "$runs/$folder/$name" "results/$folder" --steps "$steps" --command "${command[*]}" --commit "$commit" --every 2500
 }
 
-block() { # GOAL STEPS TASK METHOD...
-    for method in "${@:4}"; do
-        fit "$1" "$method" "$3" "$2" "evidence/$1" "method/$method"
-    done
-    python scripts/evidence_report.py
+report() { python scripts/evidence_report.py; }
+
+screen() { # NAME CONFIG...: a variant of FuRL+ on the four screening tasks
+    fit screen "$1" 25000 evidence/screen "${@:2}"
 }
 
-if [ "${1:-}" = report ]; then
-    exec python scripts/evidence_report.py
-fi
-block fixed 20000 drawer-close sac furl vlm relay
-fit learner sac-published drawer-close 30000 evidence/fixed method/sac learner/published
-for task in $first_tasks; do block fixed 20000 "$task" sac furl; done
-for steps in 30000 60000; do block fixed "$steps" window-close sac furl vlm relay; done # FuRL first succeeds near 20,000
-for change in l2_margin_0.1 rho_0.2; do # what might bring the first success sooner
-    fit ablation "furl-$change" window-close 20000 evidence/fixed method/furl "ablation/$change"
+mt10() { # STEPS SEED METHOD: FuRL+, or a method with its learner, on MT10
+    fit mt10 "$3-$2" "$1" evidence/mt10 "method/$3" -- --data.seeds "[$2]"
+}
+
+four_tasks() { # STEPS TASK METHOD...: the earlier learner and embedded model, three seeds
+    for method in "${@:3}"; do fit fixed "$method-$2" "$1" evidence/fixed "method/$method" -- --data.tasks "[$2]"; done
+}
+
+[ "${1:-}" != report ] || { report && exit; }
+
+repeat=beyond_paper/action_repeat_2 n_step=beyond_paper/n_step_3 share=beyond_paper/success_share_0.25 margin=ablation/l2_margin_0.1
+screen all $repeat $n_step $share $margin
+screen none
+screen no_repeat $n_step $share $margin
+screen no_n_step $repeat $share $margin
+screen no_share $repeat $n_step $margin
+screen no_l2_margin $repeat $n_step $share
+screen pink $repeat $n_step $share $margin beyond_paper/pink_noise
+screen goal_distance $repeat $n_step $share method/goal_distance
+screen sac $repeat $n_step $share $margin method/sac
+for seed in 10 11 12; do
+    for method in furl sac; do mt10 100000 $seed $method; done
 done
-for task in $first_tasks; do block fixed 20000 "$task" relay vlm; done
-for task in drawer-open button-press-topdown; do block fixed 40000 "$task" furl; done
-for task in $first_tasks; do block fixed 60000 "$task" sac; done # the cheapest: it draws nothing
-for task in $first_tasks; do block fixed 60000 "$task" furl relay vlm; done
-fit learner furl-published drawer-close 30000 evidence/fixed method/furl learner/published
-for task in drawer-open button-press-topdown; do # the present embedded model
-    fit light furl "$task" 60000 evidence/light method/furl
+report
+for method in relay align vlm furl_no_goal; do mt10 100000 10 $method; done
+fit mt10_fast furl-10 100000 evidence/mt10 learner/fast -- --data.env.action_repeat 1 --data.replay.n_step 1
+for seed in 10 11 12; do
+    for method in furl sac; do mt10 200000 $seed $method; done
 done
-for task in $first_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
-for task in $other_tasks; do block fixed 250000 "$task" sac furl vlm relay; done
-for task in $first_tasks $other_tasks; do block random 250000 "$task" sac furl vlm relay; done
+report
+
+for method in sac furl vlm relay; do four_tasks 20000 drawer-close $method; done
+fit learner sac-published-drawer-close 30000 evidence/fixed method/sac learner/published -- --data.tasks '[drawer-close]'
+for task in $first_tasks; do four_tasks 20000 "$task" sac furl; done
+for steps in 30000 60000; do four_tasks $steps window-close sac furl vlm relay; done
+for change in l2_margin_0.1 rho_0.2; do
+    fit ablation "furl-$change-window-close" 20000 evidence/fixed method/furl "ablation/$change" -- --data.tasks '[window-close]'
+done
+for task in $first_tasks; do four_tasks 20000 "$task" relay vlm; done
+for task in drawer-open button-press-topdown; do four_tasks 40000 "$task" furl; done
+for task in $first_tasks; do four_tasks 60000 "$task" sac; done
+for task in drawer-open button-press-topdown; do
+    fit light "furl-$task" 60000 evidence/light method/furl -- --data.tasks "[$task]"
+done
+report

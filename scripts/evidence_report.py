@@ -47,20 +47,27 @@ def kept(folder: Path) -> list[Run]:
 # -- MT10
 
 
+JUDGED = {"FuRL": "FuRL+", "SAC": "SAC, the same learner"}
+"""What methods are called that learn as conf/mt10_plus.yaml does."""
+
+
+def judged(results: Path) -> list[Method]:
+    """The methods of ``results/mt10/``, FuRL+ first; a seed is a run."""
+    runs = sorted(kept(results / "mt10"), key=lambda run: list(JUDGED).index(method(run.settings)))
+    return group(runs, [JUDGED[method(run.settings)] for run in runs])
+
+
 def mt10(results: Path, pictures: Path) -> str:
-    """Success over steps, the mean of MT10, and the table task x method: FuRL+ and SAC, each seed a run."""
-    runs = kept(results / "mt10")
-    methods = group(runs, ["FuRL+" if method(run.settings) == "FuRL" else "SAC, the same learner" for run in runs])
-    steps = min(run.evaluated for run in runs)
+    """Success over steps, the mean of MT10, and the table task x method."""
+    methods = judged(results)
+    steps = min(run.evaluated for each in methods for run in each.runs)
     tasks = list(TASK_SETS["mt10"])
     rows = {task: {each.name: _seeds(each, [task], steps) for each in methods} for task in tasks}
     without = [task for task in tasks if task != EASY]
     rows["mean"] = {each.name: _mean(each, tasks, steps) for each in methods}
     rows[f"mean without {EASY}"] = {each.name: _mean(each, without, steps) for each in methods}
-    for name, training in (("mt10.png", False), ("mt10-training.png", True)):
-        published = {} if training else published_means(methods, tasks)
-        figure = draw_curves(methods, tasks, training, published, mean_alone=not training)
-        (pictures / f"evidence-{name}").write_bytes(png(figure))
+    curves = draw_curves(methods, tasks, published=published_means(methods, tasks), mean_alone=True)
+    (pictures / "evidence-mt10.png").write_bytes(png(curves))
     seeds = ", ".join(str(seed) for seed in sorted(methods[0].seeds()))
     return "\n\n".join(
         [
@@ -71,6 +78,14 @@ def mt10(results: Path, pictures: Path) -> str:
             f"success, in FuRL+ partly with its SAC agent. Seeds {seeds}.",
         ]
     )
+
+
+def mt10_tasks(results: Path, pictures: Path) -> str:
+    """Training success over steps on each task."""
+    methods = judged(results)
+    curves = draw_curves(methods, TASK_SETS["mt10"], training=True)
+    (pictures / "evidence-mt10-tasks.png").write_bytes(png(curves))
+    return "![training episodes in success on each task of MT10](pictures/evidence-mt10-tasks.png)"
 
 
 def _seeds(each: Method, tasks: Sequence[str], steps: int) -> str:
@@ -188,7 +203,7 @@ def light(results: Path, pictures: Path) -> str:
 
 PARTS: dict[str, dict[str, Callable[[Path, Path], str]]] = {
     "README.md": {"mt10": mt10},
-    "docs/findings.md": {"screen": screen, "four-tasks": four_tasks, "light": light},
+    "docs/findings.md": {"mt10-tasks": mt10_tasks, "screen": screen, "four-tasks": four_tasks, "light": light},
 }
 """What makes each part of a page, in Markdown, from the results; figures are written into the folder of pictures."""
 

@@ -16,12 +16,16 @@ from pathlib import Path
 
 import yaml
 
-KEPT = ("eval/", "train/success", "perf/env_steps_per_s", "memory/", "relay/", "alignment/", "reward/")
+KEPT = ("eval/", "train/success", "perf/env_steps_per_s")
 """Prefixes of the metrics that are kept; furl-report reads a folder of them like a run."""
+CURVES = ("memory/", "relay/", "alignment/", "reward/")
+"""Prefixes of the learner's metrics, which may be thinned out."""
 
 
-def keep(run: Path, into: Path, steps: int, command: str, commit: str) -> Path:
+def keep(run: Path, into: Path, steps: int, command: str, commit: str, every: int = 1) -> Path:
     """Write a run's ``config.yaml``, ``metrics.csv`` and ``source.yaml`` into ``into/<its name>``, and return that.
+
+    Of the learner's metrics, those at multiples of ``every`` environment steps.
 
     ``source.yaml`` lists what made it: one entry for each call that went on with the run.
     """
@@ -34,7 +38,9 @@ def keep(run: Path, into: Path, steps: int, command: str, commit: str) -> Path:
         rows = csv.reader(file)
         writer = csv.writer(target, lineterminator="\n")
         writer.writerow(next(rows))
-        writer.writerows(row for row in rows if row[1].startswith(KEPT))
+        for row in rows:
+            if row[1].startswith(KEPT) or (row[1].startswith(CURVES) and int(row[0]) % every == 0):
+                writer.writerow(row)
     source = out / "source.yaml"
     calls = yaml.safe_load(source.read_text()) if source.exists() else []
     calls.append({"steps": steps, "command": command, "commit": commit, "machine": machine()})
@@ -59,6 +65,7 @@ def main() -> None:
     flags.add_argument("--steps", type=int, required=True)
     flags.add_argument("--command", required=True)
     flags.add_argument("--commit", required=True)
+    flags.add_argument("--every", type=int, default=1, help="steps between the learner's metrics that are kept")
     options = flags.parse_args()
     print(f"kept: {keep(**vars(options))}")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,26 @@ def test_paper_configs_set_what_exists(goal: str) -> None:
     assert (data.env_settings.goal, data.memory_settings.lag_rule, data.env_steps_total) == published
 
 
-def test_readmes_evidence_is_made_from_the_results(tmp_path: Path) -> None:
-    made = runpy.run_path(str(ROOT / "scripts/evidence_report.py"))
-    _, shown, _ = made["split"]((ROOT / "README.md").read_text())
-    assert shown == made["section"](ROOT / "results", tmp_path)
+def test_the_evidence_is_made_from_the_results(tmp_path: Path) -> None:
+    """Every table and figure of README.md and docs/findings.md that has a mark."""
+    pages = runpy.run_path(str(ROOT / "scripts/evidence_report.py"))["make"](ROOT / "results", tmp_path)
+    assert set(pages) == {"README.md", "docs/findings.md"}
+    for name, page in pages.items():
+        assert page == (ROOT / name).read_text(), name
     figures = sorted(path.name for path in tmp_path.iterdir())
     assert figures == sorted(path.name for path in (ROOT / "docs/pictures").glob("evidence-*.png"))
+    shown = set(re.findall(r"pictures/(evidence-[\w-]+\.png)", "".join(pages.values())))
+    assert shown == set(figures)
+
+
+def test_what_readme_has_of_the_paper_is_there() -> None:
+    """The map from the paper to the code names files and what is in them."""
+    named = re.findall(r"`([\w/]+)\.py`: ((?:`[\w.]+`(?:, )?)+)", (ROOT / "README.md").read_text())
+    assert len(named) >= 10
+    for file, names in named:
+        module = importlib.import_module(f"furl_lightning.{file.replace('/', '.')}")
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert callable(reduce(getattr, name.split("."), module)), name
 
 
 def test_every_result_says_where_it_comes_from() -> None:
