@@ -100,6 +100,14 @@ def _mean(each: Method, tasks: Sequence[str], steps: int) -> str:
     return f"**{100 * curve.mean[curve.steps.index(steps)]:.0f} %**; {100 * np.mean(episodes):.0f} %"
 
 
+def quick(results: Path, pictures: Path) -> str:
+    """Success over steps of conf/quick.yaml's seeds."""
+    runs = kept(results / "quick")
+    methods = group(runs, ["FuRL+"] * len(runs))
+    (pictures / "evidence-quick.png").write_bytes(png(draw_curves(methods, [EASY])))
+    return f"![success of {len(methods[0].seeds())} seeds on {EASY}](docs/pictures/evidence-quick.png)"
+
+
 # -- the recipe
 
 
@@ -202,7 +210,7 @@ def light(results: Path, pictures: Path) -> str:
 
 
 PARTS: dict[str, dict[str, Callable[[Path, Path], str]]] = {
-    "README.md": {"mt10": mt10},
+    "README.md": {"mt10": mt10, "quick": quick},
     "docs/findings.md": {"mt10-tasks": mt10_tasks, "screen": screen, "four-tasks": four_tasks, "light": light},
 }
 """What makes each part of a page, in Markdown, from the results; figures are written into the folder of pictures."""
