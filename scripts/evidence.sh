@@ -27,7 +27,7 @@ fit() { # FOLDER NAME STEPS CONFIG... [-- OPTION...]
 
 report() { python scripts/evidence_report.py; }
 
-screen() { # NAME CONFIG...: a variant of FuRL+ on the four screening tasks
+screen() { # NAME CONFIG... [-- OPTION...]: a variant of FuRL+ on the four screening tasks
     fit screen "$1" 25000 evidence/screen "${@:2}"
 }
 
@@ -48,6 +48,8 @@ screen no_repeat $n_step $share $margin
 screen no_n_step $repeat $share $margin
 screen no_share $repeat $n_step $margin
 screen no_l2_margin $repeat $n_step $share
+screen updates_2 $repeat $n_step $share $margin -- --model.updates_per_step 2
+screen n_step_5 $repeat $share $margin -- --data.replay.n_step 5
 screen pink $repeat $n_step $share $margin beyond_paper/pink_noise
 screen goal_distance $repeat $n_step $share method/goal_distance
 screen sac $repeat $n_step $share $margin method/sac

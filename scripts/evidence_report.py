@@ -118,6 +118,8 @@ VARIANTS = {
     "no_share": "less the quarter from successes",
     "no_l2_margin": "less `l2_margin` 0.1 (then 0.25)",
     "none": "less all four: `conf/learner/fast.yaml` alone",
+    "updates_2": "and two updates an action in place of one",
+    "n_step_5": "n-step returns of 5",
     "pink": "and pink noise",
     "potential": "and potential differences in place of the score, `rho` 5",
     "fade": "and a score that fades with an agent's success",
