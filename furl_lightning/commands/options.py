@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ _Dumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(
 set_dumper("yaml", lambda data: yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))
 
 
+@cache
 def fit_parser() -> ArgumentParser:
-    """The parser of ``furl-fit``."""
+    """The parser of ``furl-fit``; made once, which takes several times as long as to parse with it."""
     parser = ArgumentParser(
         prog="furl-fit",
         description="Train FuRL on a population of Meta-World agents.",
