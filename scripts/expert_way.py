@@ -2,8 +2,8 @@
 
     python scripts/expert_way.py --seed 10
 
-prints, for each task of MT10 with fixed goals: the distance at the reset, the largest before the first success, and how many
-of the steps to the first success have been made when it falls below that of the reset for good.
+prints, for each task of MT10 with fixed goals: the distance at the reset, the largest before the first success, and the
+share of the steps to the first success that have been made when it falls below that of the reset for good.
 """
 
 from __future__ import annotations
