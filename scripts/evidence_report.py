@@ -88,6 +88,27 @@ def mt10_tasks(results: Path, pictures: Path) -> str:
     return "![training episodes in success on each task of MT10](pictures/evidence-mt10-tasks.png)"
 
 
+def mt10_held(results: Path, pictures: Path) -> str:
+    """When each agent's success was first held: the end of the first ten training episodes of which eight were one."""
+    rows: dict[str, dict[str, str]] = {task: {} for task in TASK_SETS["mt10"]}
+    columns = []
+    for each in judged(results):
+        for seed in sorted(each.seeds()):
+            columns.append(f"{each.name}, {seed}")
+            for run in each.runs:
+                for agent in run.agents:
+                    if agent.seed == seed:
+                        rows[agent.task][columns[-1]] = _held(run.training[agent])
+    return markdown("steps until success is held", columns, rows)
+
+
+def _held(training: Mapping[int, float], of: int = 10, least: int = 8) -> str:
+    ends = sorted(training)
+    windows = (ends[i : i + of] for i in range(len(ends) - of + 1))
+    first = next((window[-1] for window in windows if sum(training[end] for end in window) >= least), None)
+    return "-" if first is None else f"{first:,}"
+
+
 def _seeds(each: Method, tasks: Sequence[str], steps: int) -> str:
     scores = [each.success(agent)[steps] for task in tasks for agent in each.agents(task)]
     episodes = [v for run in each.runs for v in latest(run, [a for a in run.agents if a.task in tasks], steps)]
@@ -213,7 +234,13 @@ def light(results: Path, pictures: Path) -> str:
 
 PARTS: dict[str, dict[str, Callable[[Path, Path], str]]] = {
     "README.md": {"mt10": mt10, "quick": quick},
-    "docs/findings.md": {"mt10-tasks": mt10_tasks, "screen": screen, "four-tasks": four_tasks, "light": light},
+    "docs/findings.md": {
+        "mt10-held": mt10_held,
+        "mt10-tasks": mt10_tasks,
+        "screen": screen,
+        "four-tasks": four_tasks,
+        "light": light,
+    },
 }
 """What makes each part of a page, in Markdown, from the results; figures are written into the folder of pictures."""
 
