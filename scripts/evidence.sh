@@ -51,6 +51,7 @@ screen no_l2_margin $repeat $n_step $share
 screen updates_2 $repeat $n_step $share $margin -- --model.updates_per_step 2
 screen n_step_5 $repeat $share $margin -- --data.replay.n_step 5
 screen pink $repeat $n_step $share $margin beyond_paper/pink_noise
+screen turns_500 $repeat $n_step $share $margin -- --model.relay.turns '[500]'
 screen goal_distance $repeat $n_step $share method/goal_distance
 screen sac $repeat $n_step $share $margin method/sac
 for seed in 10 11 12; do

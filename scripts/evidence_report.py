@@ -142,6 +142,7 @@ VARIANTS = {
     "updates_2": "and two updates an action in place of one",
     "n_step_5": "n-step returns of 5",
     "pink": "and pink noise",
+    "turns_500": "and turns of whole episodes in the relay",
     "potential": "and potential differences in place of the score, `rho` 5",
     "fade": "and a score that fades with an agent's success",
     "goal_distance": "the distance to the goal image in place of the heads",
