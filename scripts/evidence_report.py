@@ -47,7 +47,8 @@ def kept(folder: Path) -> list[Run]:
 # -- MT10
 
 
-JUDGED = {"FuRL": "FuRL+", "SAC": "SAC, the same learner"}
+JUDGED = {"FuRL": "FuRL+", **{name: f"{name}, the same learner" for name in ("SAC", "Relay", "Align", "VLM")}}
+JUDGED["FuRL without goal image"] = "FuRL+ without goal image"
 """What methods are called that learn as conf/mt10_plus.yaml does."""
 
 
@@ -62,7 +63,7 @@ def mt10(results: Path, pictures: Path) -> str:
     methods = judged(results)
     steps = min(run.evaluated for each in methods for run in each.runs)
     tasks = list(TASK_SETS["mt10"])
-    rows = {task: {each.name: _seeds(each, [task], steps) for each in methods} for task in tasks}
+    rows = {task: {each.name: _seeds(each, task, steps) for each in methods} for task in tasks}
     without = [task for task in tasks if task != EASY]
     rows["mean"] = {each.name: _mean(each, tasks, steps) for each in methods}
     rows[f"mean without {EASY}"] = {each.name: _mean(each, without, steps) for each in methods}
@@ -93,12 +94,10 @@ def mt10_held(results: Path, pictures: Path) -> str:
     rows: dict[str, dict[str, str]] = {task: {} for task in TASK_SETS["mt10"]}
     columns = []
     for each in judged(results):
-        for seed in sorted(each.seeds()):
-            columns.append(f"{each.name}, {seed}")
-            for run in each.runs:
-                for agent in run.agents:
-                    if agent.seed == seed:
-                        rows[agent.task][columns[-1]] = _held(run.training[agent])
+        for run in sorted(each.runs, key=lambda run: run.agents[0].seed):
+            columns.append(f"{each.name}, {run.agents[0].seed}")
+            for agent in run.agents:
+                rows[agent.task][columns[-1]] = _held(run.training[agent])
     return markdown("steps until success is held", columns, rows)
 
 
@@ -109,16 +108,20 @@ def _held(training: Mapping[int, float], of: int = 10, least: int = 8) -> str:
     return "-" if first is None else f"{first:,}"
 
 
-def _seeds(each: Method, tasks: Sequence[str], steps: int) -> str:
-    scores = [each.success(agent)[steps] for task in tasks for agent in each.agents(task)]
-    episodes = [v for run in each.runs for v in latest(run, [a for a in run.agents if a.task in tasks], steps)]
+def _episodes(each: Method, tasks: Sequence[str], steps: int) -> list[float]:
+    return [v for run in each.runs for v in latest(run, [a for a in run.agents if a.task in tasks], steps)]
+
+
+def _seeds(each: Method, task: str, steps: int) -> str:
+    scores = [each.success(agent)[steps] for agent in each.agents(task)]
+    episodes = _episodes(each, [task], steps)
     return f"{sum(score > 0.5 for score in scores)} of {len(scores)}; {sum(episodes):.0f} of {len(episodes)}"
 
 
 def _mean(each: Method, tasks: Sequence[str], steps: int) -> str:
     curve = each.curve(tasks)
-    episodes = [v for run in each.runs for v in latest(run, [a for a in run.agents if a.task in tasks], steps)]
-    return f"**{100 * curve.mean[curve.steps.index(steps)]:.0f} %**; {100 * np.mean(episodes):.0f} %"
+    evaluated = curve.mean[curve.steps.index(steps)]
+    return f"**{100 * evaluated:.0f} %**; {100 * np.mean(_episodes(each, tasks, steps)):.0f} %"
 
 
 def quick(results: Path, pictures: Path) -> str:

@@ -65,17 +65,8 @@ def small_run(runs: Path, tiny_clip: Path, name: str, *flags: str, **settings: A
     without = settings.get("model__vlm") == "null"
     vlm = {} if without else {"model.vlm": "CLIP", "model.vlm.path": str(tiny_clip)}
     values = {**SMALL, **vlm, **{key.replace("__", "."): str(value) for key, value in settings.items()}}
-    argv = [
-        "--pictures",
-        "false",
-        "--trainer.enable_progress_bar",
-        "false",
-        *flags,
-        "--runs",
-        str(runs),
-        "--name",
-        name,
-    ]
+    argv = ["--pictures", "false", "--trainer.enable_progress_bar", "false"]
+    argv += [*flags, "--runs", str(runs), "--name", name]
     for key, value in values.items():
         argv += [f"--{key}", value]
     status = fit([*argv, "--trainer.accelerator", "cpu"])

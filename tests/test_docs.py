@@ -64,7 +64,8 @@ def test_every_result_says_where_it_comes_from() -> None:
     for path in sources:
         data = yaml.safe_load((path.parent / "config.yaml").read_text())["data"]
         made = yaml.safe_load(path.read_text())
-        stopped = path.parent.parent.name in ("screen_dense", "fetch", "screen")  # by the time that they were given
+        stopped = path.parent.parent.name in ("screen_dense", "fetch")  # by the time that they were given
+        stopped |= path.parent == ROOT / "results/screen/none"
         assert made[-1]["steps"] == data["env_steps"] or (stopped and made[-1]["steps"] < data["env_steps"]), path
         for part in made:
             assert part["command"].startswith("furl-fit ") and part["machine"], path

@@ -192,11 +192,16 @@ def tasks_of(methods: Sequence[Method]) -> list[str]:
     return list(dict.fromkeys(task for method in methods for task in method.tasks))
 
 
+def published(methods: Sequence[Method]) -> dict[str, float]:
+    """:data:`PUBLISHED` of the methods' goal mode, which is one; none beside other environments than Meta-World."""
+    of_metaworld = all(run.simulator == METAWORLD for method in methods for run in method.runs)
+    return PUBLISHED.get(methods[0].goal, {}) if of_metaworld else {}
+
+
 def published_means(methods: Sequence[Method], tasks: Sequence[str]) -> dict[str, float]:
-    """:data:`PUBLISHED` of the methods' goal mode, by what a figure calls it; none unless the tasks are MT10."""
-    if set(tasks) != set(TASK_SETS["mt10"]) or any(run.simulator != METAWORLD for run in methods[0].runs):
-        return {}
-    return {f"{name}, published, 1,000k steps": rate for name, rate in PUBLISHED[methods[0].goal].items()}
+    """:func:`published` by what a figure calls it; none unless the tasks are MT10."""
+    of_mt10 = set(tasks) == set(TASK_SETS["mt10"])
+    return {f"{name}, published, 1,000k steps": rate for name, rate in published(methods).items() if of_mt10}
 
 
 def deviation(scores: np.ndarray) -> float:

@@ -15,15 +15,15 @@ from furl_lightning.analysis.intervals import Interval
 from furl_lightning.analysis.probe import MEASURES, mean
 from furl_lightning.analysis.report import (
     LEVELS,
-    PUBLISHED,
     PUBLISHED_DENSE,
     PUBLISHED_STEPS,
     Aggregate,
     Method,
     Totals,
     deviation,
+    published,
 )
-from furl_lightning.tasks import METAWORLD, TASK_SETS
+from furl_lightning.tasks import TASK_SETS
 
 Measures = Mapping[str, dict[str, float]]
 """A reward's measures, by task and :data:`~furl_lightning.analysis.probe.MEASURES`."""
@@ -46,20 +46,19 @@ class Table(NamedTuple):
 
 def final_table(methods: Sequence[Method], tasks: Sequence[str], totals: Totals) -> Table:
     """Task x method as in the paper, the published means beside ours; all methods have one goal mode."""
-    of_metaworld = all(run.simulator == METAWORLD for method in methods for run in method.runs)
-    published = PUBLISHED.get(methods[0].goal, {}) if of_metaworld else {}
-    theirs = [_percent(rate) for rate in published.values()]
-    blank = ["" for _ in published]
+    others = published(methods)
+    theirs = [_percent(rate) for rate in others.values()]
+    blank = ["" for _ in others]
     rows = [[task, *(_rate(method.final(task)) for method in methods), *blank] for task in tasks]
     means = [totals[method] for method in methods]
     ours = ["-" if total is None else _percent(total.mean) for total in means]
     if set(tasks) == set(TASK_SETS["mt10"]):
         last = [["mean", *ours, *theirs]]
-    elif published:
+    elif others:
         last = [["mean", *ours, *blank], ["mean over MT10", *("" for _ in ours), *theirs]]
     else:
         last = [["mean", *ours]]
-    header = ["task", *(method.name for method in methods), *(f"{name} (published)" for name in published)]
+    header = ["task", *(method.name for method in methods), *(f"{name} (published)" for name in others)]
     return Table(header, rows + last, len(last))
 
 
