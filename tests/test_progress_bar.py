@@ -24,9 +24,20 @@ def test_random_steps_say_nothing_of_the_time_left() -> None:
     for step in range(110, 201, 10):
         clock += 1.0 + (step % 50 == 0)
         left.update(step, clock, learns=True)
-        made = (step - 100) * 0.1 + (step - 100) // 50
-        assert left.seconds(1_000) == pytest.approx((1_000 - step) * made / (step - 100))
-    assert left.seconds(1_000) == pytest.approx(8 * 12.0)
+    assert left.seconds(1_000) == pytest.approx(800 * (50 * 0.1 + 1) / 50)
+
+
+def test_the_later_half_of_the_steps_with_updates_counts() -> None:
+    """100 steps of a second, then of a tenth: when as many of these have been made, they alone are counted."""
+    left, clock, estimates = TimeLeft(0, 0.0), 0.0, {}
+    for step in range(10, 301, 10):
+        clock += 10 if step <= 100 else 1
+        left.update(step, clock, learns=True)
+        estimates[step] = left.seconds(1_000)
+    assert estimates[100] == pytest.approx(900.0)
+    assert estimates[150] == pytest.approx(850 * (30 + 5) / 80)
+    assert estimates[200] == pytest.approx(80.0)
+    assert estimates[300] == pytest.approx(70.0)
 
 
 @pytest.mark.parametrize(("overlap", "learning"), [(False, 0.03 + 0.07), (True, 0.07)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from time import monotonic
 from typing import Any
 
@@ -15,10 +16,11 @@ from furl_lightning.training.module import FuRLModule
 
 
 class TimeLeft:
-    """How long a run still takes at the mean speed since it began to learn, evaluations and all.
+    """How long a run still takes at the mean speed of the later half of its steps with updates, evaluations and all.
 
-    Steps of random actions, without updates, are several times quicker. Until they are over, the steps to come are
-    taken to need as long as those made and the updates that belong to them.
+    The earlier half is left out because a step becomes cheaper on the way: agents leave the relay. Steps of random
+    actions, without updates, are several times quicker. Until they are over, the steps to come are taken to need as
+    long as those made and the updates that belong to them.
 
     Args:
         begin: environment steps made before the run began or went on.
@@ -28,7 +30,9 @@ class TimeLeft:
     """
 
     def __init__(self, begin: int, seconds: float, start_steps: int = 0, overlap: bool = False) -> None:
-        self._begun = self._made = (begin, seconds)
+        self._marks = deque([(begin, seconds)])
+        """Steps made and the time then: the last mark before the steps that count, and those after it."""
+        self._learned_from = begin
         self._start_steps, self._overlap = start_steps, overlap
         self._learns = False
         self.update_seconds: float | None = None
@@ -37,17 +41,21 @@ class TimeLeft:
     def update(self, env_steps: int, seconds: float, learns: bool) -> None:
         """Take in how many steps have been made at a time, and whether updates were made for the last of them."""
         if learns and not self._learns:
-            self._learns, self._begun = True, self._made
-        self._made = (env_steps, seconds)
+            self._learns, self._learned_from = True, self._marks[-1][0]
+            self._marks = deque([self._marks[-1]])
+        self._marks.append((env_steps, seconds))
+        half = (self._learned_from + env_steps) / 2
+        while self._learns and self._marks[1][0] <= half:
+            self._marks.popleft()
 
     def begin_anew(self, seconds: float) -> None:
         """Leave out what has been so far."""
-        self._begun = self._made = (self._made[0], seconds)
+        self._marks = deque([(self._marks[-1][0], seconds)])
 
     def seconds(self, total: int) -> float | None:
         """Seconds until ``total`` steps are made; None where nothing is known of updates or of the other steps."""
-        made = self._made[0]
-        steps, seconds = made - self._begun[0], self._made[1] - self._begun[1]
+        (first, began), (made, now) = self._marks[0], self._marks[-1]
+        steps, seconds = made - first, now - began
         if not steps or (not self._learns and self.update_seconds is None):
             return None
         step = seconds / steps
