@@ -53,7 +53,7 @@ screen n_step_5 $repeat $share $margin -- --data.replay.n_step 5
 screen pink $repeat $n_step $share $margin beyond_paper/pink_noise
 screen turns_500 $repeat $n_step $share $margin -- --model.relay.turns '[500]'
 screen goal_distance $repeat $n_step $share method/goal_distance
-screen sac $repeat $n_step $share $margin method/sac
+for method in furl_no_goal align relay vlm sac; do screen $method $repeat $n_step $share $margin method/$method; done
 for seed in 10 11 12; do
     for method in furl sac; do mt10 100000 $seed $method; done
 done

@@ -148,15 +148,21 @@ VARIANTS = {
     "turns_500": "and turns of whole episodes in the relay",
     "potential": "and potential differences in place of the score, `rho` 5",
     "fade": "and a score that fades with an agent's success",
+    "furl_no_goal": "less the goal image",
+    "align": "less the relay",
     "goal_distance": "the distance to the goal image in place of the heads",
+    "relay": "Relay: the zero-shot score in place of the heads",
+    "vlm": "the zero-shot score, without the relay",
     "sac": "SAC, without a VLM",
 }
-"""Of ``results/screen/``, in the order of the table."""
+"""Of ``results/screen/``, in the order of the table: FuRL+'s parts, changes to it, then methods with its learner."""
 
 
 def screen(results: Path, pictures: Path) -> str:
     """What each part is worth on the screening tasks, one seed: training episodes in success, and the first one."""
     runs = {run.folder.name: run for run in kept(results / "screen")}
+    if unknown := runs.keys() - VARIANTS.keys():
+        raise SystemExit(f"results/screen has runs that no row is for: {', '.join(sorted(unknown))}")
     steps = min(run.reached for run in runs.values()) // 5_000 * 5_000
     rows: dict[str, dict[str, str]] = {}
     tasks = [agent.task for agent in runs["all"].agents]
