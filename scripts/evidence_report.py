@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from furl_lightning.analysis.figures import draw_curves, png
 from furl_lightning.analysis.report import Method, deviation, group, published_means, tasks_of
@@ -70,15 +71,28 @@ def mt10(results: Path, pictures: Path) -> str:
     curves = draw_curves(methods, tasks, published=published_means(methods, tasks), mean_alone=True)
     (pictures / "evidence-mt10.png").write_bytes(png(curves))
     seeds = ", ".join(str(seed) for seed in sorted(methods[0].seeds()))
+    runs = [run for each in methods for run in each.runs]
     return "\n\n".join(
         [
             "![mean success over MT10 against environment steps](docs/pictures/evidence-mt10.png)",
             markdown(f"fixed goals, {steps:,} steps", [each.name for each in methods], rows),
             f"Seeds whose evaluation at {steps:,} steps is a success (one episode, as every episode of a deterministic "
             f"policy is the same), then how many of the training episodes of the {LATEST:,} steps before ended in "
-            f"success, in FuRL+ partly with its SAC agent. Seeds {seeds}.",
+            f"success, in FuRL+ partly with its SAC agent. Seeds {seeds}; {_core_hours(runs):.1f} core-hours in all.",
         ]
     )
+
+
+def mt10_means(results: Path, pictures: Path) -> str:
+    """The mean of MT10 on the way."""
+    methods = judged(results)
+    tasks, last = list(TASK_SETS["mt10"]), max(run.evaluated for each in methods for run in each.runs)
+    rows: dict[str, dict[str, str]] = {}
+    for each in methods:
+        for steps in range(2 * LATEST, last + 1, 2 * LATEST):
+            if steps in each.curve(tasks).steps:
+                rows.setdefault(each.name, {})[f"{steps:,}"] = _mean(each, tasks, steps)
+    return markdown("mean of MT10 after", [f"{steps:,}" for steps in range(2 * LATEST, last + 1, 2 * LATEST)], rows)
 
 
 def mt10_tasks(results: Path, pictures: Path) -> str:
@@ -242,14 +256,45 @@ def light(results: Path, pictures: Path) -> str:
     return "![training episodes in success, FuRL with each embedded model, and SAC](pictures/evidence-light.png)"
 
 
+# -- what was run
+
+
+def _core_hours(runs: Sequence[Run]) -> float:
+    """Wall time of each times the processes that shared its work: the learner's and its workers."""
+    return sum(run.seconds * (1 + run.settings["data"]["collection"]["num_workers"]) for run in runs) / 3_600
+
+
+def run_list(results: Path, pictures: Path) -> str:
+    """How much each folder of results stands for, and by which commits."""
+    rows = {}
+    for folder in sorted({path.parent.parent for path in results.glob("*/*/source.yaml")}):
+        runs = kept(folder)
+        calls = [call for run in runs for call in yaml.safe_load((run.folder / "source.yaml").read_text())]
+        seeds = sorted({agent.seed for run in runs for agent in run.agents})
+        steps = sorted({run.reached for run in runs})
+        rows[f"`{folder.name}/`"] = {
+            "runs": f"{len(runs)}",
+            "tasks": f"{len({agent.task for run in runs for agent in run.agents})}",
+            "seeds": ", ".join(str(seed) for seed in seeds),
+            "environment steps": f"{steps[0]:,}" + (f" to {steps[-1]:,}" if steps[1:] else ""),
+            "evaluations": f"{sum(len(own) for run in runs for own in run.success.values()):,}",
+            "training episodes": f"{sum(len(own) for run in runs for own in run.training.values()):,}",
+            "core-hours": f"{_core_hours(runs):.1f}",
+            "commits": ", ".join(f"`{commit}`" for commit in sorted({call["commit"][:7] for call in calls})),
+        }
+    return markdown("folder of `results/`", list(next(iter(rows.values()))), rows)
+
+
 PARTS: dict[str, dict[str, Callable[[Path, Path], str]]] = {
     "README.md": {"mt10": mt10, "quick": quick},
     "docs/findings.md": {
+        "mt10-means": mt10_means,
         "mt10-held": mt10_held,
         "mt10-tasks": mt10_tasks,
         "screen": screen,
         "four-tasks": four_tasks,
         "light": light,
+        "runs": run_list,
     },
 }
 """What makes each part of a page, in Markdown, from the results; figures are written into the folder of pictures."""
