@@ -16,7 +16,16 @@ import numpy as np
 import yaml
 
 from furl_lightning.analysis.figures import draw_curves, png
-from furl_lightning.analysis.report import Method, deviation, group, published_means, tasks_of
+from furl_lightning.analysis.report import (
+    PUBLISHED_DENSE,
+    PUBLISHED_STEPS,
+    Curve,
+    Method,
+    deviation,
+    group,
+    published_means,
+    tasks_of,
+)
 from furl_lightning.runs.read import Run, method, read
 from furl_lightning.tasks import TASK_SETS, Agent
 
@@ -190,6 +199,24 @@ def screen(results: Path, pictures: Path) -> str:
             own = latest(run, run.agents, steps)
             rows[label] = {**cells, "all four": f"{sum(own):.0f} of {len(own)}"}
     return markdown(f"in the last {LATEST:,} of {steps:,} steps", [*tasks, "all four"], rows)
+
+
+def dense(results: Path, pictures: Path) -> str:
+    """Success of SAC with FuRL+'s learner and dense reward, on the way, beside the published mean."""
+    runs = kept(results / "dense")
+    (own,) = group(runs, ["SAC, FuRL+'s learner"] * len(runs))
+    tasks, steps = list(TASK_SETS["mt10"]), own.curve(own.tasks).steps
+    shown = [step for step in steps if step % (2 * LATEST) == 0]
+    rows = {task: _percent(own.curve([task]), shown) for task in tasks}
+    rows["mean"] = {step: f"**{mean}**" for step, mean in _percent(own.curve(tasks), shown).items()}
+    for name, rates in PUBLISHED_DENSE.items():
+        at = zip(PUBLISHED_STEPS, rates, strict=True)
+        rows[f"mean, {name}, published"] = {f"{step:,}": f"{100 * rate:.0f}" for step, rate in at if step in shown}
+    return markdown("success in % after", [f"{step:,}" for step in shown], rows)
+
+
+def _percent(curve: Curve, shown: Sequence[int]) -> dict[str, str]:
+    return {f"{s:,}": f"{100 * mean:.0f}" for s, mean in zip(curve.steps, curve.mean, strict=True) if s in shown}
 
 
 # -- four tasks with the embedded model of earlier versions
