@@ -52,6 +52,7 @@ screen updates_2 $repeat $n_step $share $margin -- --model.updates_per_step 2
 screen n_step_5 $repeat $share $margin -- --data.replay.n_step 5
 screen pink $repeat $n_step $share $margin beyond_paper/pink_noise
 screen turns_500 $repeat $n_step $share $margin -- --model.relay.turns '[500]'
+screen turns_50 $repeat $n_step $share $margin ablation/relay_turns_50
 screen goal_distance $repeat $n_step $share method/goal_distance
 for method in furl_no_goal align relay vlm sac; do screen $method $repeat $n_step $share $margin method/$method; done
 for seed in 10 11 12; do

@@ -169,6 +169,7 @@ VARIANTS = {
     "n_step_5": "n-step returns of 5",
     "pink": "and pink noise",
     "turns_500": "and turns of whole episodes in the relay",
+    "turns_50": "and turns of 50 steps in the relay",
     "potential": "and potential differences in place of the score, `rho` 5",
     "fade": "and a score that fades with an agent's success",
     "furl_no_goal": "less the goal image",
