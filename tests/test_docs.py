@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import runpy
+import shutil
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ def test_the_evidence_is_made_from_the_results(tmp_path: Path) -> None:
     assert figures == sorted(path.name for path in (ROOT / "docs/pictures").glob("evidence-*.png"))
     shown = set(re.findall(r"pictures/(evidence-[\w-]+\.png)", "".join(pages.values())))
     assert shown == set(figures)
+
+
+def test_no_screened_run_is_left_out(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results/screen/all", tmp_path / "screen/all")
+    report = runpy.run_path(str(ROOT / "scripts/evidence_report.py"))["screen"]
+    assert report(tmp_path, tmp_path).count("\n") == 2
+    shutil.copytree(ROOT / "results/screen/all", tmp_path / "screen/unheard_of")
+    with pytest.raises(SystemExit, match="no row is for: unheard_of"):
+        report(tmp_path, tmp_path)
 
 
 def test_what_readme_has_of_the_paper_is_there() -> None:
