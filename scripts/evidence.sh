@@ -59,7 +59,7 @@ for seed in 10 11 12; do
     for method in furl sac; do mt10 100000 $seed $method; done
 done
 report
-fit dense plus-10 100000 evidence/dense $repeat $n_step tasks/mt10 -- --data.seeds '[10]'
+fit dense plus-10 100000 evidence/dense $repeat $n_step tasks/mt10 -- --data.seeds '[10]' --data.collection.num_workers 0 --data.collection.overlap false
 for method in relay align vlm furl_no_goal; do mt10 100000 10 $method; done
 fit mt10_fast furl-10 100000 evidence/mt10 learner/fast -- --data.env.action_repeat 1 --data.replay.n_step 1 \
     --data.replay.success_share 0 --model.alignment.l2_margin 0.25

@@ -320,6 +320,7 @@ PARTS: dict[str, dict[str, Callable[[Path, Path], str]]] = {
         "mt10-held": mt10_held,
         "mt10-tasks": mt10_tasks,
         "screen": screen,
+        "dense": dense,
         "four-tasks": four_tasks,
         "light": light,
         "runs": run_list,
