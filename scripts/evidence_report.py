@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("FuRL", "SAC", "VLM", "Relay")
 LATEST = 10_000
 """Environment steps before an evaluation, of which training episodes are counted beside it."""
+ON_THE_WAY = 20_000
+"""Environment steps from one column to the next where a table shows how a run went on."""
 EASY = "drawer-close"
 """The task that an untrained policy solves now and then."""
 
@@ -94,14 +96,12 @@ def mt10(results: Path, pictures: Path) -> str:
 
 def mt10_means(results: Path, pictures: Path) -> str:
     """The mean of MT10 on the way."""
-    methods = judged(results)
-    tasks, last = list(TASK_SETS["mt10"]), max(run.evaluated for each in methods for run in each.runs)
+    tasks = list(TASK_SETS["mt10"])
     rows: dict[str, dict[str, str]] = {}
-    for each in methods:
-        for steps in range(2 * LATEST, last + 1, 2 * LATEST):
-            if steps in each.curve(tasks).steps:
-                rows.setdefault(each.name, {})[f"{steps:,}"] = _mean(each, tasks, steps)
-    return markdown("mean of MT10 after", [f"{steps:,}" for steps in range(2 * LATEST, last + 1, 2 * LATEST)], rows)
+    for each in judged(results):
+        shown = [steps for steps in each.curve(tasks).steps if steps % ON_THE_WAY == 0]
+        rows[each.name] = {f"{steps:,}": _mean(each, tasks, steps) for steps in shown}
+    return markdown("mean of MT10 after", max(map(list, rows.values()), key=len), rows)
 
 
 def mt10_tasks(results: Path, pictures: Path) -> str:
@@ -206,18 +206,19 @@ def dense(results: Path, pictures: Path) -> str:
     """Success of SAC with FuRL+'s learner and dense reward, on the way, beside the published mean."""
     runs = kept(results / "dense")
     (own,) = group(runs, ["SAC, FuRL+'s learner"] * len(runs))
-    tasks, steps = list(TASK_SETS["mt10"]), own.curve(own.tasks).steps
-    shown = [step for step in steps if step % (2 * LATEST) == 0]
-    rows = {task: _percent(own.curve([task]), shown) for task in tasks}
-    rows["mean"] = {step: f"**{mean}**" for step, mean in _percent(own.curve(tasks), shown).items()}
+    tasks = list(TASK_SETS["mt10"])
+    means = _rates(own.curve(tasks))
+    rows = {task: _rates(own.curve([task])) for task in tasks}
+    rows["mean"] = {steps: f"**{mean}**" for steps, mean in means.items()}
     for name, rates in PUBLISHED_DENSE.items():
         at = zip(PUBLISHED_STEPS, rates, strict=True)
-        rows[f"mean, {name}, published"] = {f"{step:,}": f"{100 * rate:.0f}" for step, rate in at if step in shown}
-    return markdown("success in % after", [f"{step:,}" for step in shown], rows)
+        rows[f"mean, {name}, published"] = {f"{steps:,}": f"{100 * rate:.0f}" for steps, rate in at}
+    return markdown("success in % after", list(means), rows)
 
 
-def _percent(curve: Curve, shown: Sequence[int]) -> dict[str, str]:
-    return {f"{s:,}": f"{100 * mean:.0f}" for s, mean in zip(curve.steps, curve.mean, strict=True) if s in shown}
+def _rates(curve: Curve) -> dict[str, str]:
+    evaluations = zip(curve.steps, curve.mean, strict=True)
+    return {f"{steps:,}": f"{100 * mean:.0f}" for steps, mean in evaluations if steps % ON_THE_WAY == 0}
 
 
 # -- four tasks with the embedded model of earlier versions

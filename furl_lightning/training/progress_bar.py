@@ -30,8 +30,9 @@ class TimeLeft:
     """
 
     def __init__(self, begin: int, seconds: float, start_steps: int = 0, overlap: bool = False) -> None:
-        self._marks = deque([(begin, seconds)])
-        """Steps made and the time then: the last mark before the steps that count, and those after it."""
+        self._made = (begin, seconds)
+        self._marks = deque([self._made])
+        """Steps made and the time then, where the steps that count begin, and where they may begin later."""
         self._learned_from = begin
         self._start_steps, self._overlap = start_steps, overlap
         self._learns = False
@@ -41,20 +42,24 @@ class TimeLeft:
     def update(self, env_steps: int, seconds: float, learns: bool) -> None:
         """Take in how many steps have been made at a time, and whether updates were made for the last of them."""
         if learns and not self._learns:
-            self._learns, self._learned_from = True, self._marks[-1][0]
-            self._marks = deque([self._marks[-1]])
-        self._marks.append((env_steps, seconds))
-        half = (self._learned_from + env_steps) / 2
-        while self._learns and self._marks[1][0] <= half:
-            self._marks.popleft()
+            self._learns, self._learned_from = True, self._made[0]
+            self._marks = deque([self._made])
+        self._made = (env_steps, seconds)
+        if self._learns:
+            learned = env_steps - self._learned_from
+            if env_steps - self._marks[-1][0] >= learned / 100:  # so a long run has not many
+                self._marks.append(self._made)
+            while len(self._marks) > 1 and self._marks[1][0] <= env_steps - learned / 2:
+                self._marks.popleft()
 
     def begin_anew(self, seconds: float) -> None:
         """Leave out what has been so far."""
-        self._marks = deque([(self._marks[-1][0], seconds)])
+        self._made = (self._made[0], seconds)
+        self._marks = deque([self._made])
 
     def seconds(self, total: int) -> float | None:
         """Seconds until ``total`` steps are made; None where nothing is known of updates or of the other steps."""
-        (first, began), (made, now) = self._marks[0], self._marks[-1]
+        (first, began), (made, now) = self._marks[0], self._made
         steps, seconds = made - first, now - began
         if not steps or (not self._learns and self.update_seconds is None):
             return None
